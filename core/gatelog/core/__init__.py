@@ -1,0 +1,1 @@
+"""What every part of gatelog shares: errors, domain types, settings, Postgres and Kafka access."""

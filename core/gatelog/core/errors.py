@@ -1,0 +1,204 @@
+"""The one tree of errors: what happened, to which stream or topic, and what to do next.
+
+Every class carries its facts as attributes, so that a caller decides on them and never on the text.
+``retryable`` says whether the same call may succeed later without a change by the caller.
+``exit_code`` is what the command line ends with.
+"""
+
+from typing import ClassVar
+from uuid import UUID
+
+
+class GatelogError(Exception):
+    """Something went wrong in gatelog."""
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+
+# --- settings and services -------------------------------------------------------------------------
+
+
+class SettingsError(GatelogError):
+    """A setting is missing or wrong."""
+
+    exit_code = 2
+
+
+class LocalServiceError(GatelogError):
+    """A local Postgres or Kafka could not be installed, started or stopped."""
+
+    exit_code = 3
+
+
+class PostgresUnavailableError(GatelogError):
+    """Postgres does not answer, or ended the connection; what was in flight may or may not have happened."""
+
+    retryable = True
+    exit_code = 3
+
+
+class KafkaUnavailableError(GatelogError):
+    """Kafka does not answer in time."""
+
+    retryable = True
+    exit_code = 3
+
+
+class StoreNotInitialisedError(GatelogError):
+    """The store has no tables in this database, or they are older than this program."""
+
+    exit_code = 4
+
+    def __init__(self, store: str, found: int, needed: int) -> None:
+        self.store, self.found, self.needed = store, found, needed
+        state = f"is at migration {found} of {needed}" if found else "has no tables in this database"
+        super().__init__(f"Store {store!r} {state}. Run `gatelog init` (safe to run by many at once).")
+
+
+class StoreNewerThanProgramError(GatelogError):
+    """The store's tables were made by a newer gatelog."""
+
+    exit_code = 4
+
+    def __init__(self, store: str, found: int, known: int) -> None:
+        self.store, self.found, self.known = store, found, known
+        super().__init__(
+            f"Store {store!r} is at migration {found}, this gatelog knows {known}. Upgrade this program."
+        )
+
+
+# --- appends ---------------------------------------------------------------------------------------
+
+
+class InvalidInputError(GatelogError):
+    """A value was refused at the door, before anything was sent."""
+
+    exit_code = 2
+
+
+class InvalidStreamIdError(InvalidInputError):
+    """The stream id is not legal."""
+
+    def __init__(self, stream: object, why: str) -> None:
+        self.stream = stream
+        super().__init__(f"Stream id {stream!r} {why}. Legal: 'Category-key', for example 'Order-42'.")
+
+
+class InvalidEventError(InvalidInputError):
+    """The event does not fit its schema, is too large, or holds what cannot be stored."""
+
+    def __init__(self, stream: str, event_type: str, why: str) -> None:
+        self.stream, self.event_type = stream, event_type
+        super().__init__(f"Event {event_type} for stream {stream!r} refused: {why}")
+
+
+class ConflictError(GatelogError):
+    """The stream is not at the expected version. Reload it, decide again, append again."""
+
+    exit_code = 5
+
+    def __init__(self, stream: str, expected: object, actual: int) -> None:
+        self.stream, self.expected, self.actual = stream, expected, actual
+        there = f"is at version {actual}" if actual else "does not exist"
+        super().__init__(f"Stream {stream!r}: expected {expected}, but it {there}. Reload, decide again, append.")
+
+
+class EventIdReusedError(GatelogError):
+    """Some ids of the append are stored already, but not all of them as this very append."""
+
+    exit_code = 5
+
+    def __init__(self, stream: str, known: int, sent: int, example: UUID) -> None:
+        self.stream, self.known, self.sent, self.example = stream, known, sent, example
+        super().__init__(
+            f"Append to {stream!r}: {known} of its {sent} event ids (first: {example}) are stored already, "
+            "and not as this same append. A retry repeats exactly the same events; new events need new ids."
+        )
+
+
+class BacklogFullError(GatelogError):
+    """The outbox holds as many unpublished events as it may. Reads go on; appends wait for the relay."""
+
+    retryable = True
+    exit_code = 6
+
+    def __init__(self, store: str, limit: int) -> None:
+        self.store, self.limit = store, limit
+        super().__init__(
+            f"Store {store!r}: {limit:,} events wait for Kafka, the configured bound (outbox_events_max). "
+            "Appends are refused until the relay catches up: see `gatelog status`."
+        )
+
+
+class AppendTimeoutError(GatelogError):
+    """No answer in time: the append happened or not. Repeating it with the same event ids tells."""
+
+    retryable = True
+    exit_code = 6
+
+
+# --- publishing and indexing -----------------------------------------------------------------------
+
+
+class PublishRefusedError(GatelogError):
+    """Kafka refused a record: its whole tick was aborted and nothing after it was published."""
+
+    exit_code = 7
+
+    def __init__(self, topic: str, stream: str, version: int, event_id: UUID, why: str) -> None:
+        self.topic, self.stream, self.version, self.event_id = topic, stream, version, event_id
+        super().__init__(
+            f"Kafka refused event {event_id} ({stream!r} version {version}) for topic {topic!r}: {why}. "
+            "The tick was aborted and nothing after it is published until the cause is removed."
+        )
+
+
+class RelayFencedError(GatelogError):
+    """Another relay took over this store; this one stops and publishes nothing more."""
+
+    exit_code = 7
+
+
+class LogMismatchError(GatelogError):
+    """Postgres and Kafka disagree about what was published. Nothing was changed."""
+
+    exit_code = 8
+
+
+class TopicError(GatelogError):
+    """A topic is missing, cannot be created, or is not as configured."""
+
+    exit_code = 8
+
+
+class UndecodableRecordError(GatelogError):
+    """A Kafka record, or stored bytes, are not what gatelog writes."""
+
+    exit_code = 9
+
+
+# --- reading and schemas ---------------------------------------------------------------------------
+
+
+class StreamNotFoundError(GatelogError):
+    """The stream has no events."""
+
+    exit_code = 10
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        super().__init__(f"Stream {stream!r} has no events. Ids are case-sensitive: check spelling and category.")
+
+
+class SchemaError(GatelogError):
+    """A schema is unknown, illegal, or does not fit the model or bytes at hand."""
+
+    exit_code = 11
+
+
+class WaitTimeoutError(GatelogError):
+    """What was waited for did not happen in time; it may still happen."""
+
+    retryable = True
+    exit_code = 12
