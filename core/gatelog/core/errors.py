@@ -137,6 +137,13 @@ class AppendTimeoutError(GatelogError):
     retryable = True
     exit_code = 6
 
+    def __init__(self, stream: str, events: tuple[object, ...], timeout_s: float) -> None:
+        self.stream, self.events = stream, events
+        super().__init__(
+            f"Append to {stream!r}: no answer in {timeout_s:g} s, so it happened or not. "
+            "Append `error.events` again: with the same event ids it is stored once."
+        )
+
 
 # --- publishing and indexing -----------------------------------------------------------------------
 

@@ -1,0 +1,110 @@
+"""Kafka access through librdkafka: properties, logging, and foreign errors translated once."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from gatelog.core import logs
+from gatelog.core.errors import KafkaUnavailableError, SettingsError
+
+REQUEST_TIMEOUT_S: Final = 10.0
+
+_log = logs.logger("kafka")
+_librdkafka = logging.getLogger("gatelog.librdkafka")
+_librdkafka.addHandler(logging.NullHandler())  # its lines repeat what the error callback reports
+_librdkafka.propagate = False
+
+_UNREACHABLE: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._RESOLVE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+_AUTHENTICATION: Final = frozenset(
+    {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}
+)
+
+
+def _report(error: KafkaError) -> None:
+    _log.warning("kafka.error", error=error.name(), detail=error.str(), fatal=error.fatal())
+
+
+def client_properties(properties: dict[str, str], **own: str | int | bool) -> dict[str, Any]:
+    """Return the user's librdkafka properties with a client's own over them (``a_b`` is ``a.b``)."""
+    return {
+        "client.id": "gatelog",
+        **properties,
+        **{name.replace("_", "."): value for name, value in own.items()},
+        "error_cb": _report,
+        "logger": _librdkafka,
+    }
+
+
+@contextmanager
+def translated(properties: dict[str, str]) -> Iterator[None]:
+    """Turn librdkafka's errors into gatelog's; unknown ones go through.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+        SettingsError: Kafka refused the credentials.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        cause = error.args[0]
+        if not isinstance(cause, KafkaError):
+            raise
+        servers = properties.get("bootstrap.servers")
+        if cause.code() in _AUTHENTICATION:
+            raise SettingsError(f"Kafka at {servers} refused the credentials: {cause.str()}") from error
+        if cause.code() in _UNREACHABLE:
+            raise KafkaUnavailableError(
+                f"Kafka at {servers} does not answer ({cause.name()}: {cause.str()}). "
+                "Is it running? Local one: `gatelog status`."
+            ) from error
+        raise
+
+
+def admin(properties: dict[str, str]) -> AdminClient:
+    """Return an admin client. Keep a reference while its futures run: collecting it cancels them.
+
+    Raises:
+        SettingsError: librdkafka does not know a property, or its value.
+    """
+    with legal(properties):
+        return AdminClient(client_properties(properties))
+
+
+@contextmanager
+def legal(properties: dict[str, str]) -> Iterator[None]:
+    """Name a librdkafka property that is wrong.
+
+    Raises:
+        SettingsError: with librdkafka's own reason.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        raise SettingsError(f"A Kafka property is wrong: {error.args[0]}") from error
+
+
+def partitions_of(client: AdminClient | Consumer, properties: dict[str, str]) -> dict[str, int]:
+    """Return every topic with its number of partitions; blocks for up to 10 s.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    with translated(properties):
+        found = client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+    return {name: len(topic.partitions) for name, topic in found.items()}

@@ -1,0 +1,62 @@
+"""Long-lived things have one shape: ``run()`` is only the loop, and whoever runs several stops them together."""
+
+import asyncio
+import signal
+from typing import Final, Protocol
+
+from gatelog.core import logs
+
+SHUTDOWN_TIMEOUT_S: Final = 20.0
+_log = logs.logger("services")
+
+
+class Service(Protocol):
+    """A loop that runs until ``stop`` is set, then finishes what it has begun and returns."""
+
+    name: str
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set. An error that it cannot recover from is raised, never swallowed."""
+        ...
+
+
+async def run_until_signal(*services: Service) -> None:
+    """Run services until SIGTERM or SIGINT, or until one of them fails; then stop all of them.
+
+    The first failure is raised after the others have stopped. One deadline holds for the whole shutdown.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await run_all(stop, *services)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def run_all(stop: asyncio.Event, *services: Service) -> None:
+    """Run services until ``stop`` is set or one of them ends; a side task that dies stops the rest."""
+    tasks = [asyncio.create_task(service.run(stop), name=service.name) for service in services]
+    waiter = asyncio.create_task(stop.wait())
+    await asyncio.wait([*tasks, waiter], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await waiter
+    _done, late = await asyncio.wait(tasks, timeout=SHUTDOWN_TIMEOUT_S)
+    for task in late:
+        _log.error("service.stop_timeout", service=task.get_name(), timeout_s=SHUTDOWN_TIMEOUT_S)
+        task.cancel()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+            raise result
+
+
+async def wait_any(timeout: float, *events: asyncio.Event) -> None:
+    """Return when one of the events is set, or after ``timeout`` seconds."""
+    tasks = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,154 @@
+"""Settings: from arguments, ``GATELOG_*``, ``gatelog.toml``, and what ``gatelog up`` started, in this order.
+
+Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``security.protocol``, and so does
+``"security.protocol"`` in the table ``[kafka]`` of ``gatelog.toml``.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from gatelog.core.domain import check_store_name
+from gatelog.core.errors import SettingsError
+
+SETTINGS_FILE: Final = "gatelog.toml"
+ENDPOINTS_FILE: Final = "endpoints.toml"
+_KAFKA_PREFIX: Final = "GATELOG_KAFKA_"
+_UNDERSCORED: Final = frozenset({"log_level"})  # the librdkafka properties that are spelt with "_", not "."
+
+
+class KafkaEnvironment(PydanticBaseSettingsSource):
+    """``GATELOG_KAFKA_A_B`` as the librdkafka property ``a.b``."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Not used: the source answers for one field as a whole."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return ``{"kafka": properties}``, or nothing when the environment has none."""
+        found = {
+            _property(name.removeprefix(_KAFKA_PREFIX)): value
+            for name, value in os.environ.items()
+            if name.startswith(_KAFKA_PREFIX)
+        }
+        return {"kafka": found} if found else {}
+
+
+def _property(name: str) -> str:
+    lower = name.lower()
+    return lower if lower in _UNDERSCORED else lower.replace("_", ".")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; the limits carry their unit in their name."""
+
+    model_config = SettingsConfigDict(env_prefix="GATELOG_", extra="forbid", frozen=True)
+
+    store: Annotated[str, AfterValidator(check_store_name)] = "gatelog"
+    home: Path = Field(Path(".gatelog"), description="state folder of the local services")
+    postgres_dsn: SecretStr | None = None
+    kafka: dict[str, str] = Field(default_factory=dict, description="librdkafka properties")
+
+    topic_partitions: int = Field(8, ge=1, le=1000, description="of a new topic; fixed for its life")
+    topic_replication: int = Field(-1, ge=-1, description="of a new topic; -1: the broker's default")
+    topic_min_insync_replicas: int | None = Field(None, ge=1, description="of a new topic; none: the broker's")
+
+    event_bytes_max: int = Field(1024 * 1024, ge=1, description="encoded payload of one event")
+    append_events_max: int = Field(10_000, ge=1, description="events in one append")
+    batch_events_max: int = Field(2_000, ge=1, description="events that are appended in one statement")
+    append_connections: int = Field(2, ge=1, description="batches in flight at once")
+    append_timeout_s: float = Field(30.0, gt=0)
+    outbox_events_max: int = Field(5_000_000, ge=1, description="backlog beyond which appends are refused")
+
+    tick_events_max: int = Field(20_000, ge=1, description="events in one Kafka transaction")
+    tick_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="payload in one Kafka transaction")
+    poll_interval_s: float = Field(0.5, gt=0, description="when no notification wakes the relay")
+    index_rows_max: int = Field(5_000, ge=1, description="rows that the indexer writes in one transaction")
+    index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
+    read_rows_max: int = Field(1_000, ge=1, description="rows that a read fetches at a time")
+
+    register_schemas: bool = Field(
+        True, description="register a new schema at its first append; off in production: at deploy time"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before environment before file before what ``gatelog up`` started."""
+        home = Path(init_settings().get("home") or os.environ.get("GATELOG_HOME") or ".gatelog")
+        return (
+            init_settings,
+            env_settings,
+            KafkaEnvironment(settings_cls),
+            TomlConfigSettingsSource(settings_cls, Path(os.environ.get("GATELOG_CONFIG") or SETTINGS_FILE)),
+            TomlConfigSettingsSource(settings_cls, home / ENDPOINTS_FILE),
+        )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:  # noqa: ANN401 - the fields' own types check the values
+        """Return the settings in force.
+
+        Raises:
+            SettingsError: a value is missing or wrong; the message names each setting.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from error
+        except ValueError as error:  # the TOML file itself
+            raise SettingsError(f"{SETTINGS_FILE} cannot be read: {error}") from error
+
+    @property
+    def dsn(self) -> str:
+        """The Postgres DSN.
+
+        Raises:
+            SettingsError: none is set and no local Postgres was started.
+        """
+        if self.postgres_dsn is None:
+            raise SettingsError(
+                "No Postgres is configured. Start one with `gatelog up`, or set GATELOG_POSTGRES_DSN "
+                f"or postgres_dsn in {SETTINGS_FILE}."
+            )
+        dsn = self.postgres_dsn.get_secret_value()
+        if urlsplit(dsn).scheme not in {"postgres", "postgresql"}:
+            raise SettingsError("The Postgres DSN must look like postgresql://user:password@host:port/database.")
+        return dsn
+
+    @property
+    def kafka_properties(self) -> dict[str, str]:
+        """The librdkafka properties.
+
+        Raises:
+            SettingsError: no bootstrap servers are set and no local Kafka was started.
+        """
+        if not self.kafka.get("bootstrap.servers"):
+            raise SettingsError(
+                "No Kafka is configured. Start one with `gatelog up`, or set GATELOG_KAFKA_BOOTSTRAP_SERVERS "
+                f'or "bootstrap.servers" under [kafka] in {SETTINGS_FILE}.'
+            )
+        return dict(self.kafka)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"{'.'.join(map(str, e['loc']))} (GATELOG_{'_'.join(map(str, e['loc'])).upper()}): {e['msg']}"
+        for e in error.errors()
+    ]
+    return "Settings are wrong: " + "; ".join(lines)

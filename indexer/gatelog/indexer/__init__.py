@@ -1,0 +1,5 @@
+"""Kafka → Postgres index."""
+
+from gatelog.indexer.indexer import Indexer
+
+__all__ = ["Indexer"]

@@ -1,0 +1,243 @@
+"""The indexer service: consumes the store's topics and fills the index, exactly once.
+
+The offsets are stored in the transaction that writes the rows, by compare-and-set: whatever the consumer group
+believes, a record is written once, and an indexer that lost a partition without knowing writes nothing.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from gatelog.core import kafka, logs, migrations, postgres, services
+from gatelog.core.domain import topic_pattern
+from gatelog.core.errors import (
+    GatelogError,
+    KafkaUnavailableError,
+    LogMismatchError,
+    PostgresUnavailableError,
+    UndecodableRecordError,
+)
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.indexer.rows import COLUMNS, UNREADABLE_COLUMNS, Row, json_of, row_of, unreadable_row
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+from gatelog.schemas.registry import PostgresRegistry
+
+POLL_S: Final = 0.25
+RETRY_INTERVAL_S: Final = 1.0
+TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
+PACKAGE: Final = "gatelog.indexer"
+
+_log = logs.logger("indexer")
+
+Place = tuple[str, int]  # topic, partition
+
+
+class PartitionLostError(GatelogError):
+    """Another indexer has written past us: this one's assignment is stale."""
+
+    retryable = True
+
+
+@dataclass(slots=True)
+class _Batch:
+    rows: list[Row] = field(default_factory=list)
+    unreadable: list[Row] = field(default_factory=list)
+    upto: dict[Place, int] = field(default_factory=dict)  # next offset
+
+
+class Indexer:
+    """Fills the index. Any number may run; they share the partitions as one consumer group."""
+
+    name = "indexer"
+
+    def __init__(self, settings: Settings) -> None:
+        """Check the settings; nothing is opened yet.
+
+        Raises:
+            SettingsError: Postgres or Kafka is not configured.
+        """
+        self._settings = settings
+        self._dsn = settings.dsn
+        self._properties = settings.kafka_properties
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Index until ``stop`` is set. What passes is waited out; what does not is raised.
+
+        Raises:
+            LogMismatchError: records that were not indexed yet are gone from Kafka.
+            StoreNotInitialisedError: ``gatelog init`` has not been run.
+        """
+        while not stop.is_set():
+            try:
+                await self._consume(stop)
+            except (PostgresUnavailableError, KafkaUnavailableError, PartitionLostError) as error:
+                _log.warning("indexer.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
+                await services.wait_any(RETRY_INTERVAL_S, stop)
+
+    async def _consume(self, stop: asyncio.Event) -> None:
+        settings = self._settings
+        async with postgres.pool(self._dsn, settings.store, "gatelog indexer", 2) as pool:
+            with postgres.translated(settings.store, self._dsn):
+                async with pool.acquire() as connection:
+                    await migrations.check(connection, settings.store, PACKAGE)
+                session = _Session(settings, pool)
+                try:
+                    while not stop.is_set():
+                        await session.run_once()
+                finally:
+                    await session.close()
+
+
+class _Session:
+    """One membership in the consumer group, and what it has in hand."""
+
+    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._pool = pool
+        self._sql = queries(PACKAGE, "index.sql", settings.store)
+        self._codec = Codec(PostgresRegistry(pool, settings.store), register=False)
+        self._source = source_of(settings.store)
+        self._next: dict[Place, int] = {}
+        self._loop = asyncio.get_running_loop()
+        own = kafka.client_properties(
+            self._properties,
+            group_id=f"gatelog.{settings.store}.indexer",
+            enable_auto_commit=False,
+            auto_offset_reset="error",  # a missing offset is named, never jumped over
+            isolation_level="read_committed",
+            partition_assignment_strategy="range",
+            topic_metadata_refresh_interval_ms=TOPIC_REFRESH_MS,
+            fetch_wait_max_ms=50,
+        )
+        with kafka.legal(self._properties):
+            self._consumer = Consumer(own)
+        self._consumer.subscribe(
+            [topic_pattern(settings.store)], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
+        )
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._consumer.close)
+
+    async def run_once(self) -> int:
+        """Index what has arrived; return the number of records."""
+        messages = await asyncio.to_thread(self._poll)
+        if not messages:
+            return 0
+        await self._write(await self._read(messages))
+        return len(messages)
+
+    def _poll(self) -> list[Message]:
+        """Wait for a record, then take what else is there. (consume() alone waits for a full batch.)"""
+        first = self._consumer.poll(POLL_S)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(self._settings.index_rows_max - 1, timeout=0)]
+        for message in messages:
+            if (error := message.error()) is not None:
+                self._raise(message, error)
+        return messages
+
+    def _raise(self, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise LogMismatchError(
+                f"Topic {message.topic()!r} partition {message.partition()}: the next record to index is gone "
+                f"from Kafka ({error.str()}). Retention removed it, or the topic was re-created. Nothing was skipped."
+            )
+        with kafka.translated(self._properties):
+            raise KafkaException(error)
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called in the polling thread: go on where Postgres says, not where the group believes."""
+        places = [(p.topic, p.partition) for p in partitions]
+        self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
+        consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
+        _log.info("indexer.assigned", partitions=len(places))
+
+    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._next = {}
+        _log.info("indexer.revoked", partitions=len(partitions))
+
+    async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
+        topics, numbers = [topic for topic, _ in places], [p for _, p in places]
+        await self._pool.execute(self._sql["claim_new"], topics, numbers)
+        rows = await self._pool.fetch(self._sql["offsets"], topics, numbers)
+        return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+    async def _read(self, messages: Sequence[Message]) -> _Batch:
+        batch, records = _Batch(), []
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            assert topic is not None
+            assert partition is not None
+            assert offset is not None
+            if (topic, partition) not in self._next:
+                continue  # revoked while it was on its way
+            batch.upto[topic, partition] = offset + 1
+            try:
+                records.append((message, parse_record(self._source, message.headers(), message.value())))
+            except ForeignRecordError as error:
+                _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
+            except UndecodableRecordError as error:
+                self._keep(batch, message, str(error))
+        if self._settings.index_jsonb:
+            await self._codec.warm({record.schema_id for _, record in records})
+        for message, record in records:
+            batch.rows.append(row_of(record, self._json(batch, message, record)))
+        return batch
+
+    def _json(self, batch: _Batch, message: Message, record: Record) -> str | None:
+        if not self._settings.index_jsonb:
+            return None
+        try:
+            return json_of(self._codec, record)
+        except UndecodableRecordError as error:
+            self._keep(batch, message, str(error))  # its envelope and bytes are indexed all the same
+            return None
+
+    def _keep(self, batch: _Batch, message: Message, reason: str) -> None:
+        batch.unreadable.append(unreadable_row(message, reason))
+        _log.error(
+            "record.unreadable",
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            reason=reason,
+        )
+
+    async def _write(self, batch: _Batch) -> None:
+        """Rows and offsets in one transaction, or neither."""
+        if not batch.upto:
+            return
+        places = sorted(batch.upto)  # one lock order for all indexers
+        async with self._pool.acquire() as connection:
+            async with connection.transaction():
+                moved = await connection.fetch(
+                    self._sql["advance"],
+                    [topic for topic, _ in places],
+                    [partition for _, partition in places],
+                    [self._next[place] for place in places],
+                    [batch.upto[place] for place in places],
+                )
+                if len(moved) < len(places):
+                    raise PartitionLostError(
+                        f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
+                        "this one's assignment is stale. It wrote nothing and joins the group again."
+                    )
+                await self._copy(connection, "events", COLUMNS, batch.rows)
+                await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, batch.unreadable)
+            await connection.execute(self._sql["frontier"])
+        self._next.update(batch.upto)
+
+    async def _copy(
+        self, connection: postgres.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]
+    ) -> None:
+        if rows:
+            await connection.copy_records_to_table(
+                table, schema_name=self._settings.store, columns=columns, records=rows
+            )

@@ -1,0 +1,103 @@
+-- The index: every published event, once, by position. Rebuilt from Kafka at any time, never edited.
+CREATE TABLE @store.events (
+    position bigint NOT NULL,
+    stream text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    event_id uuid NOT NULL,
+    category text COLLATE "C" NOT NULL,
+    type text COLLATE "C" NOT NULL,
+    schema_id integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    correlation_id uuid,
+    causation_id uuid,
+    traceparent text,
+    metadata text,
+    data bytea NOT NULL,   -- Avro, as written: what reads return
+    data_json jsonb,       -- the same for SQL; null when switched off or not decodable
+    CONSTRAINT events_pkey PRIMARY KEY (position),
+    CONSTRAINT events_stream_version_key UNIQUE (stream, version),
+    CONSTRAINT events_event_id_key UNIQUE (event_id)
+);
+CREATE INDEX events_category_position_idx ON @store.events (category, position);
+CREATE INDEX events_correlation_idx ON @store.events (correlation_id, position) WHERE correlation_id IS NOT NULL;
+ALTER TABLE @store.events ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
+
+CREATE FUNCTION @store.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'events are immutable: % on %.% is refused', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege', HINT = 'Append a compensating event instead.';
+END
+$$;
+CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.events
+    FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
+
+-- What other parts may read of it.
+CREATE VIEW @store.indexed_events AS SELECT * FROM @store.events;
+
+-- For people, psql and BI tools: stable column names, the payload as jsonb.
+CREATE VIEW @store.event_log AS
+SELECT position, category, stream, version, type, recorded_at, event_id, correlation_id, causation_id,
+    metadata::jsonb AS metadata, data_json AS data
+FROM @store.events;
+
+-- Where the indexer stands in each partition, stored with the rows: the group's offsets in Kafka are not trusted.
+CREATE TABLE @store.index_offsets (
+    topic text COLLATE "C" NOT NULL,
+    partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    PRIMARY KEY (topic, partition)
+);
+
+-- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
+CREATE TABLE @store.unreadable_records (
+    topic text COLLATE "C" NOT NULL,
+    partition integer NOT NULL,
+    "offset" bigint NOT NULL,
+    reason text NOT NULL,
+    key bytea,
+    value bytea,
+    headers jsonb NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic, partition, "offset")
+);
+
+-- The frontier: the highest position below which nothing is missing. Reads of the whole log never pass it.
+CREATE TABLE @store.index_frontier (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    position bigint NOT NULL
+);
+INSERT INTO @store.index_frontier (position) VALUES (0);
+
+-- advance_frontier: walk on while positions follow each other without a gap; steps double, so that a gap at the
+-- front costs one short look. Waits for a session that advances at the same time: it may not have seen our rows.
+CREATE FUNCTION @store.advance_frontier() RETURNS bigint LANGUAGE plpgsql
+SET enable_seqscan = off
+AS $$
+DECLARE
+    start bigint;
+    front bigint;
+    reached bigint;
+    step integer := 64;
+BEGIN
+    SELECT f.position INTO start FROM @store.index_frontier f FOR UPDATE;
+    front := start;
+    LOOP
+        SELECT max(w.position) INTO reached
+        FROM (
+            SELECT e.position, row_number() OVER (ORDER BY e.position) AS nth
+            FROM @store.events e WHERE e.position > front ORDER BY e.position LIMIT step
+        ) w
+        WHERE w.position = front + w.nth;
+        EXIT WHEN reached IS NULL;
+        EXIT WHEN reached < front + step;
+        front := reached;
+        step := least(step * 2, 65536);
+    END LOOP;
+    front := greatest(front, reached);  -- greatest() passes over null
+    IF front > start THEN
+        PERFORM set_config('synchronous_commit', 'off', true);  -- derived: a crash only makes it walk again
+        UPDATE @store.index_frontier SET position = front;
+    END IF;
+    RETURN front;
+END
+$$;

@@ -1,0 +1,148 @@
+-- The gate: one row a stream. Its row lock serialises the appends to a stream; its version decides them.
+CREATE TABLE @store.streams (
+    stream text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL CHECK (version >= 0),
+    closed boolean NOT NULL DEFAULT false
+) WITH (fillfactor = 70);  -- room on the page, so that a version bump stays a heap-only update
+
+-- CACHE 1: the relay's order rests on ids being drawn in real time, one by one.
+CREATE SEQUENCE @store.outbox_id AS bigint CACHE 1;
+
+-- Accepted events that are not in the index yet.
+CREATE TABLE @store.outbox (
+    id bigint NOT NULL DEFAULT nextval('@store.outbox_id'),
+    txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    stream text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    event_id uuid NOT NULL,
+    type text NOT NULL,
+    schema_id integer NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    correlation_id uuid,
+    causation_id uuid,
+    traceparent text,
+    metadata text,
+    data bytea NOT NULL,
+    CONSTRAINT outbox_pkey PRIMARY KEY (id),
+    CONSTRAINT outbox_event_id_key UNIQUE (event_id),
+    CONSTRAINT outbox_stream_version_key UNIQUE (stream, version)
+);
+CREATE INDEX outbox_txid_idx ON @store.outbox (txid);
+ALTER TABLE @store.outbox ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
+
+-- What other parts may read of it.
+CREATE VIEW @store.pending_events AS
+SELECT stream, version, event_id, type, schema_id, recorded_at, correlation_id, causation_id, traceparent, metadata, data
+FROM @store.outbox;
+
+-- What left the outbox already: ids up to here are in the index. One row.
+CREATE TABLE @store.outbox_floor (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id bigint NOT NULL
+);
+INSERT INTO @store.outbox_floor (id) VALUES (0);
+
+-- append: decide a batch of appends and write what is accepted, in one statement of the client.
+--
+-- A write is the part of an append that goes to one stream. Its events stand one behind the other in the
+-- event arrays, from w_first (1-based) on, w_count of them. w_expected: n exact, -1 any, -2 stream exists.
+-- Within one batch a stream takes several writes only when all of them expect "any" (the client sees to it).
+--
+-- Answers a row a write: accepted, known (all its ids are stored as this append: a retry), or the reason of
+-- the refusal; the version of its first event, and the version that the stream had.
+CREATE FUNCTION @store.append(
+    w_append integer[], w_stream text[], w_expected bigint[], w_first integer[], w_count integer[],
+    e_write integer[], e_id uuid[], e_type text[], e_schema integer[], e_data bytea[],
+    e_correlation uuid[], e_causation uuid[], e_traceparent text[], e_metadata text[],
+    backlog_max bigint
+) RETURNS TABLE (verdict text, first_version bigint, stream_version bigint, known bigint)
+LANGUAGE plpgsql
+-- The outbox may have been empty when the plan was cached: never let that mean a sequential scan later.
+SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f)
+        + cardinality(e_id) > backlog_max
+    THEN
+        RETURN QUERY SELECT 'backlog', 0::bigint, 0::bigint, 0::bigint FROM unnest(w_stream);
+        RETURN;
+    END IF;
+
+    -- First take the locks, in one order everywhere, so that two batches never wait for each other in a
+    -- circle. WHERE false: an existing row is locked, not rewritten. A statement of its own, because what
+    -- follows must have a snapshot that is younger than the locks.
+    INSERT INTO @store.streams AS s (stream, version)
+    SELECT DISTINCT w.stream COLLATE "C", 0 FROM unnest(w_stream) AS w (stream) ORDER BY 1
+    ON CONFLICT (stream) DO UPDATE SET version = s.version WHERE false;
+
+    RETURN QUERY
+    WITH w AS MATERIALIZED (
+        SELECT u.*, s.version AS at, s.closed
+        FROM unnest(w_append, w_stream, w_expected, w_first, w_count)
+            WITH ORDINALITY AS u (append, stream, expected, first, count, ord)
+        JOIN @store.streams s ON s.stream = u.stream COLLATE "C"
+    ),
+    stored AS MATERIALIZED (
+        SELECT e.write, e.ord, coalesce(o.stream, i.stream) AS stream, coalesce(o.version, i.version) AS version
+        FROM unnest(e_write, e_id) WITH ORDINALITY AS e (write, id, ord)
+        LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.outbox x WHERE x.event_id = e.id LIMIT 1) o ON true
+        LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.indexed_events x WHERE x.event_id = e.id LIMIT 1) i ON true
+        WHERE o.version IS NOT NULL OR i.version IS NOT NULL
+    ),
+    retried AS (
+        SELECT s.write, count(*) AS known, min(s.version) AS first,
+            count(*) = w.count AND bool_and(s.stream = w.stream AND s.version - s.ord = first.version - first.ord) AS same
+        FROM stored s
+        JOIN w ON w.ord = s.write
+        LEFT JOIN stored first ON first.ord = w.first
+        GROUP BY s.write, w.count
+    ),
+    judged AS MATERIALIZED (
+        SELECT w.*, coalesce(r.known, 0) AS known, r.first AS known_first,
+            CASE
+                WHEN r.same THEN 'known'
+                WHEN r.known > 0 THEN 'reused'
+                WHEN w.closed THEN 'closed'
+                WHEN w.expected = -1 OR w.expected = w.at OR (w.expected = -2 AND w.at > 0) THEN 'accepted'
+                ELSE 'conflict'
+            END AS verdict
+        FROM w LEFT JOIN retried r ON r.write = w.ord
+    ),
+    -- An append is all or nothing over its streams.
+    decided AS MATERIALIZED (
+        SELECT j.*, bool_and(j.verdict = 'accepted') OVER (PARTITION BY j.append) AS passes FROM judged j
+    ),
+    placed AS MATERIALIZED (
+        SELECT d.*, d.at + sum(CASE WHEN d.passes THEN d.count ELSE 0 END)
+            OVER (PARTITION BY d.stream ORDER BY d.ord) - d.count + 1 AS base
+        FROM decided d
+    ),
+    bumped AS (
+        UPDATE @store.streams s SET version = s.version + t.count
+        FROM (SELECT p.stream, sum(p.count) AS count FROM placed p WHERE p.passes GROUP BY p.stream) t
+        WHERE s.stream = t.stream COLLATE "C"
+    ),
+    written AS (
+        -- Ids are drawn here, after the gate was passed, in event order.
+        INSERT INTO @store.outbox (id, stream, version, event_id, type, schema_id, recorded_at,
+            correlation_id, causation_id, traceparent, metadata, data)
+        SELECT nextval('@store.outbox_id'), q.stream, q.version, q.id, q.type, q.schema, clock_timestamp(),
+            q.correlation, q.causation, q.traceparent, q.metadata, q.data
+        FROM (
+            SELECT e.*, p.stream, p.base + e.ord - p.first AS version
+            FROM unnest(e_write, e_id, e_type, e_schema, e_data, e_correlation, e_causation, e_traceparent, e_metadata)
+                WITH ORDINALITY AS e (write, id, type, schema, data, correlation, causation, traceparent, metadata, ord)
+            JOIN placed p ON p.ord = e.write AND p.passes
+            ORDER BY e.ord
+        ) q
+    )
+    SELECT
+        CASE WHEN p.verdict = 'accepted' AND NOT p.passes THEN 'held' ELSE p.verdict END,
+        coalesce(p.known_first, p.base)::bigint, p.at, p.known::bigint
+    FROM placed p ORDER BY p.ord;
+
+    -- A refused append leaves no trace: the rows that the lock made for streams that still do not exist go.
+    DELETE FROM @store.streams s WHERE s.stream = ANY (w_stream) AND s.version = 0;
+END
+$$;

@@ -1,0 +1,170 @@
+"""One tick, one Kafka transaction, fenced by ``transactional.id``. Blocks: call it off the event loop.
+
+The order of calls and the three classes of errors (retriable, abortable, fatal) follow librdkafka's
+documentation of its transactional producer (``rdkafka.h``, "Transactional producer API").
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from gatelog.core import kafka, logs
+from gatelog.core.errors import GatelogError, KafkaUnavailableError, PublishRefusedError, RelayFencedError
+
+INIT_TIMEOUT_S: Final = 30.0
+COMMIT_TIMEOUT_S: Final = 60.0
+TRANSACTION_TIMEOUT_MS: Final = 60_000
+_CALL_TIMEOUT_S: Final = 10.0
+_QUEUE_MESSAGES_MAX: Final = 100_000
+
+_FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
+_REFUSED: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
+
+_log = logs.logger("relay")
+
+
+class OutcomeUnknownError(GatelogError):
+    """The producer is of no use any more and the transaction's outcome is unknown: a new one asks Kafka."""
+
+    retryable = True
+
+
+class TickAbortedError(GatelogError):
+    """The transaction was aborted for a passing reason: the same tick can be published again."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRecord:
+    """A Kafka record, and what to call it in an error."""
+
+    topic: str
+    key: str
+    value: bytes
+    headers: list[tuple[str, str | bytes | None]]
+    timestamp_ms: int
+    version: int
+    event_id: UUID
+
+
+class Publisher:
+    """The transactional producer of one relay."""
+
+    def __init__(self, properties: dict[str, str], store: str) -> None:
+        """Fence every earlier producer of the store, and settle what it left open.
+
+        Raises:
+            KafkaUnavailableError: no answer within 30 s.
+            SettingsError: a librdkafka property is wrong, or Kafka refused the credentials.
+        """
+        self._properties = properties
+        self._failed: list[tuple[OutgoingRecord, KafkaError]] = []
+        own = kafka.client_properties(
+            properties,
+            transactional_id=f"gatelog.{store}.relay",
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            partitioner="murmur2_random",  # as Java's producers place the same keys
+            delivery_report_only_error=True,
+            queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
+            linger_ms=2,
+        )
+        with kafka.legal(properties):
+            self._producer = Producer(own)
+        with kafka.translated(properties):
+            self._producer.init_transactions(INIT_TIMEOUT_S)
+
+    def publish(self, records: Sequence[OutgoingRecord]) -> None:
+        """Publish the records of one tick, all or none.
+
+        Raises:
+            PublishRefusedError: Kafka will never take one of them; the tick was aborted.
+            TickAbortedError: aborted for a passing reason.
+            RelayFencedError: another relay took over.
+            OutcomeUnknownError: this producer cannot tell, or cannot go on.
+        """
+        self._failed.clear()
+        try:
+            self._producer.begin_transaction()
+            for record in records:
+                self._produce(record)
+            self._commit()
+        except KafkaException as error:
+            self._abort_or_raise(error.args[0])
+        if self._failed:  # librdkafka fails the commit then; this makes sure
+            raise OutcomeUnknownError("A transaction was committed although a record failed.")
+
+    def close(self) -> None:
+        """Let go of the producer; what it has not sent is discarded, its open transaction left to the next one."""
+        self._producer.purge()
+        self._producer.flush(1.0)
+
+    def _produce(self, record: OutgoingRecord) -> None:
+        def report(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                self._failed.append((record, error))
+
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=record.headers,
+                    timestamp=record.timestamp_ms,
+                    on_delivery=report,
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as error:
+                self._failed.append((record, error.args[0]))
+                raise
+            else:
+                return
+
+    def _commit(self) -> None:
+        deadline = time.monotonic() + COMMIT_TIMEOUT_S
+        while True:
+            try:
+                self._producer.commit_transaction(_CALL_TIMEOUT_S)
+            except KafkaException as error:
+                # A commit that timed out goes on where it was when it is called again.
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise
+                _log.warning("relay.commit_slow", error=error.args[0].str())
+            else:
+                return
+
+    def _abort_or_raise(self, error: KafkaError) -> None:
+        if error.code() in _FENCED:
+            raise RelayFencedError(f"Another relay took over: {error.str()}")
+        refused = next(((record, e) for record, e in self._failed if e.code() in _REFUSED), None)
+        if error.fatal() or not (error.txn_requires_abort() or self._failed):
+            raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
+        self._abort()
+        if refused is not None:
+            record, cause = refused
+            raise PublishRefusedError(record.topic, record.key, record.version, record.event_id, cause.str())
+        raise TickAbortedError(f"Kafka aborted the tick ({error.name()}: {error.str()}).")
+
+    def _abort(self) -> None:
+        try:
+            with kafka.translated(self._properties):
+                self._producer.abort_transaction(COMMIT_TIMEOUT_S)
+        except (KafkaException, KafkaUnavailableError) as error:
+            raise OutcomeUnknownError(f"The tick could not be aborted: {error}") from error

@@ -1,0 +1,131 @@
+"""After a start: what does Kafka hold past the last check? Decides whether the pending tick was committed.
+
+Blocks: call it off the event loop, after the publisher has fenced and settled what came before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
+
+from gatelog.core import kafka
+from gatelog.core.errors import LogMismatchError
+
+_BATCH: Final = 1_000
+
+Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What Kafka holds: the highest position, and the ends at which it does."""
+
+    position: int
+    ends: Offsets
+
+
+def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
+    """Return the next offset of every partition.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client annotates it incompletely
+    asked = {TopicPartition(name, p): latest for name, count in topics.items() for p in range(count)}
+    ends: Offsets = {name: [0] * count for name, count in topics.items()}
+    if not asked:
+        return ends
+    admin = kafka.admin(properties)
+    with kafka.translated(properties):
+        for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
+            ends[partition.topic][partition.partition] = future.result().offset
+    return ends
+
+
+def look(
+    properties: dict[str, str], source: str, topics: Mapping[str, int], checked: Offsets, checked_position: int
+) -> Found:
+    """Read every record past ``checked`` and return the highest position of this store.
+
+    Raises:
+        LogMismatchError: Kafka ends before ``checked``, or positions do not continue from it one by one.
+        KafkaUnavailableError: no answer in time.
+    """
+    ends = ends_of(properties, topics)
+    _refuse_shorter(checked, ends)
+    starts = {name: (checked.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
+    positions = _positions_past(properties, source, starts, ends)
+    expected = range(checked_position + 1, checked_position + 1 + len(positions))
+    if sorted(positions) != list(expected):
+        raise LogMismatchError(
+            f"Kafka was checked to hold positions up to {checked_position:,}; past that it has {len(positions):,} "
+            f"records with positions {min(positions):,} to {max(positions):,}, which do not continue one by one. "
+            "Is this the Kafka cluster, and the database, of this store? Nothing was changed."
+        )
+    return Found(checked_position + len(positions), ends)
+
+
+def _refuse_shorter(checked: Offsets, ends: Offsets) -> None:
+    for topic, offsets in checked.items():
+        for partition, offset in enumerate(offsets):
+            end = ends.get(topic, [])[partition : partition + 1]
+            if offset > (end[0] if end else 0):
+                raise LogMismatchError(
+                    f"Topic {topic!r} partition {partition} ends at offset {end[0] if end else 0:,}, but the relay "
+                    f"has seen it reach {offset:,}. The topic was truncated, deleted or restored from an older "
+                    "copy, or this is another Kafka cluster. Nothing was changed."
+                )
+
+
+def _positions_past(properties: dict[str, str], source: str, starts: Offsets, ends: Offsets) -> list[int]:
+    """Read from ``starts`` to ``ends``. The last offset may be a marker: partition EOF tells the end."""
+    behind = [
+        TopicPartition(topic, p, start)
+        for topic, offsets in starts.items()
+        for p, start in enumerate(offsets)
+        if start < ends[topic][p]
+    ]
+    if not behind:
+        return []
+    own = kafka.client_properties(
+        properties,
+        group_id="gatelog-recovery",  # never committed to
+        enable_auto_commit=False,
+        enable_partition_eof=True,
+        isolation_level="read_committed",
+    )
+    consumer = Consumer(own)
+    try:
+        consumer.assign(behind)
+        return _read_to_eof(consumer, source, len(behind), properties)
+    finally:
+        consumer.close()
+
+
+def _read_to_eof(consumer: Consumer, source: str, partitions: int, properties: dict[str, str]) -> list[int]:
+    positions: list[int] = []
+    at_eof: set[tuple[str | None, int | None]] = set()
+    while len(at_eof) < partitions:
+        with kafka.translated(properties):
+            messages = consumer.consume(_BATCH, timeout=kafka.REQUEST_TIMEOUT_S)
+        if not messages:
+            raise LogMismatchError("Kafka did not deliver the records that it says it has; is a broker missing?")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                positions.extend(_position(message, source))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                at_eof.add((message.topic(), message.partition()))
+            else:
+                with kafka.translated(properties):
+                    raise KafkaException(error)
+    return positions
+
+
+def _position(message: Message, source: str) -> list[int]:
+    headers = dict(message.headers() or [])
+    if headers.get("ce_source") != source.encode():
+        return []  # written by someone else: readers report and ignore it
+    return [int(headers["ce_position"] or b"0")]

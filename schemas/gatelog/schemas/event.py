@@ -1,0 +1,70 @@
+"""Events as a program sees them: the model to derive from, and what to append."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from uuid_utils.compat import uuid7
+
+from gatelog.core.domain import EVENT_TYPE_BYTES_MAX
+from gatelog.core.errors import SchemaError
+
+_TYPE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_models: Final[dict[str, "type[Event]"]] = {}
+
+
+class Event(BaseModel):
+    """A fact: derive from it, and the Avro schema follows from the fields.
+
+    The event type is the class' name, or ``class Placed(Event, event_type="OrderPlaced")``. When two classes
+    share a type, stored events are read as the one that was defined last.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_type: ClassVar[str] = "Event"
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's own signature
+        """Check and remember the event type of a new model."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.event_type = check_event_type(event_type or cls.__name__)
+        _models[cls.event_type] = cls
+
+
+def check_event_type(event_type: str) -> str:
+    """Return ``event_type`` if it is a legal Avro full name of at most 255 bytes.
+
+    Raises:
+        SchemaError: it is not.
+    """
+    if not _TYPE.fullmatch(event_type) or len(event_type) > EVENT_TYPE_BYTES_MAX:
+        raise SchemaError(
+            f"Event type {event_type!r} is not a legal Avro name (letters, digits, '_', parts joined by '.', "
+            f"at most {EVENT_TYPE_BYTES_MAX} bytes)."
+        )
+    return event_type
+
+
+def model_of(event_type: str) -> type[Event] | None:
+    """Return the newest model that this program defines for an event type."""
+    return _models.get(event_type)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event on its way into the store, with its envelope.
+
+    ``id`` makes a retry recognisable: repeat an append with the same ids. ``metadata`` must be JSON.
+    ``traceparent`` is a W3C trace context header.
+    """
+
+    data: Event
+    id: UUID = field(default_factory=uuid7)
+    correlation_id: UUID | None = None
+    causation_id: UUID | None = None
+    metadata: Mapping[str, Any] | None = None
+    traceparent: str | None = None
