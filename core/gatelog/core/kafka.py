@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from gatelog.core import logs
-from gatelog.core.errors import KafkaUnavailableError, SettingsError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, SettingsError
 
 REQUEST_TIMEOUT_S: Final = 10.0
 
@@ -108,3 +108,34 @@ def partitions_of(client: AdminClient | Consumer, properties: dict[str, str]) ->
     with translated(properties):
         found = client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
     return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_max: int) -> list[Message]:
+    """Wait up to ``wait_s`` for a record, then take what else is there. (``consume`` waits for a full batch.)
+
+    A pattern that fits no topic yet is no error.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+        LogMismatchError: the next record is gone, and the consumer was told not to jump (``auto.offset.reset``).
+    """
+    first = consumer.poll(wait_s)
+    if first is None:
+        return []
+    found = [first, *consumer.consume(records_max - 1, timeout=0)]
+    return [message for message in found if _is_record(message, properties)]
+
+
+def _is_record(message: Message, properties: dict[str, str]) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and (message.topic() or "^").startswith("^"):
+        return False
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        raise LogMismatchError(
+            f"Topic {message.topic()!r} partition {message.partition()}: the next record to read is gone from "
+            f"Kafka ({error.str()}). Retention removed it, or the topic was re-created. Nothing was skipped."
+        )
+    with translated(properties):
+        raise KafkaException(error)

@@ -20,3 +20,11 @@ RETURNING o.topic
 
 -- name: frontier
 SELECT @store.advance_frontier()
+
+-- name: status
+SELECT f.position AS frontier,
+    (SELECT coalesce(max(position), 0) FROM @store.events) AS highest,
+    (SELECT count(*) FROM @store.unreadable_records) AS unreadable,
+    (SELECT count(*) FROM pg_stat_activity a
+     WHERE a.application_name = 'gatelog indexer' AND a.datname = current_database()) > 0 AS indexer_is_active
+FROM @store.index_frontier f

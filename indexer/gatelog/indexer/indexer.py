@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from gatelog.core import kafka, logs, migrations, postgres, services
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import (
     GatelogError,
     KafkaUnavailableError,
-    LogMismatchError,
     PostgresUnavailableError,
     UndecodableRecordError,
 )
@@ -126,31 +125,12 @@ class _Session:
 
     async def run_once(self) -> int:
         """Index what has arrived; return the number of records."""
-        messages = await asyncio.to_thread(self._poll)
+        rows_max = self._settings.index_rows_max
+        messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
         if not messages:
             return 0
         await self._write(await self._read(messages))
         return len(messages)
-
-    def _poll(self) -> list[Message]:
-        """Wait for a record, then take what else is there. (consume() alone waits for a full batch.)"""
-        first = self._consumer.poll(POLL_S)
-        if first is None:
-            return []
-        messages = [first, *self._consumer.consume(self._settings.index_rows_max - 1, timeout=0)]
-        for message in messages:
-            if (error := message.error()) is not None:
-                self._raise(message, error)
-        return messages
-
-    def _raise(self, message: Message, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise LogMismatchError(
-                f"Topic {message.topic()!r} partition {message.partition()}: the next record to index is gone "
-                f"from Kafka ({error.str()}). Retention removed it, or the topic was re-created. Nothing was skipped."
-            )
-        with kafka.translated(self._properties):
-            raise KafkaException(error)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""

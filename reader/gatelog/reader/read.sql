@@ -1,7 +1,7 @@
 -- name: stream_forward
 -- One stream, index and outbox in one statement, so that a row on its way from one to the other is seen once.
 WITH indexed AS (
-    SELECT i.position, i.stream, i.version, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
+    SELECT i.stream, i.version, i.position, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
         i.traceparent, i.metadata, i.schema_id, i.data
     FROM @store.indexed_events i
     WHERE i.stream = $1 COLLATE "C" AND i.version BETWEEN $2 AND $3
@@ -9,7 +9,7 @@ WITH indexed AS (
 )
 SELECT * FROM indexed
 UNION ALL (
-    SELECT NULL, p.stream, p.version, p.event_id, p.type, p.recorded_at, p.correlation_id, p.causation_id,
+    SELECT p.stream, p.version, NULL, p.event_id, p.type, p.recorded_at, p.correlation_id, p.causation_id,
         p.traceparent, p.metadata, p.schema_id, p.data
     FROM @store.pending_events p
     WHERE p.stream = $1 COLLATE "C" AND p.version BETWEEN $2 AND $3
@@ -22,7 +22,7 @@ ORDER BY version LIMIT $4
 
 -- name: stream_backward
 WITH indexed AS (
-    SELECT i.position, i.stream, i.version, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
+    SELECT i.stream, i.version, i.position, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
         i.traceparent, i.metadata, i.schema_id, i.data
     FROM @store.indexed_events i
     WHERE i.stream = $1 COLLATE "C" AND i.version BETWEEN $2 AND $3
@@ -30,7 +30,7 @@ WITH indexed AS (
 )
 SELECT * FROM indexed
 UNION ALL (
-    SELECT NULL, p.stream, p.version, p.event_id, p.type, p.recorded_at, p.correlation_id, p.causation_id,
+    SELECT p.stream, p.version, NULL, p.event_id, p.type, p.recorded_at, p.correlation_id, p.causation_id,
         p.traceparent, p.metadata, p.schema_id, p.data
     FROM @store.pending_events p
     WHERE p.stream = $1 COLLATE "C" AND p.version BETWEEN $2 AND $3
@@ -50,7 +50,7 @@ SELECT greatest(
 
 -- name: log
 -- The whole log, or some categories of it, in position order, up to the frontier and never past it.
-SELECT i.position, i.stream, i.version, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
+SELECT i.stream, i.version, i.position, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
     i.traceparent, i.metadata, i.schema_id, i.data
 FROM @store.indexed_events i
 WHERE i.position > $1 AND i.position <= (SELECT f.position FROM @store.index_frontier f)

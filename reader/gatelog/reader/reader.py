@@ -196,9 +196,9 @@ class Reader:
         return [self._event(row) for row in rows]
 
     def _event(self, row: asyncpg.Record) -> RecordedEvent:
-        """The statements select the columns in the order of ``RecordedEvent`` but for the position."""
-        position, stream, version, *rest = row
-        return RecordedEvent(stream, version, position, *rest, self._codec)
+        """Statements in read.sql select the columns in the order of ``RecordedEvent``."""
+        arguments: tuple[Any, ...] = (*row, self._codec)
+        return RecordedEvent(*arguments)
 
 
 def _checked_limit(limit: int | None) -> int:

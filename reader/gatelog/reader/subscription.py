@@ -9,7 +9,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import topic_of, topic_pattern
@@ -85,7 +85,9 @@ class Subscription:
             consumer = self._consumer(settings)
             try:
                 while not stop.is_set():
-                    messages = await asyncio.to_thread(_poll, consumer, settings.kafka_properties)
+                    messages = await asyncio.to_thread(
+                        kafka.poll, consumer, settings.kafka_properties, POLL_S, BATCH_MAX
+                    )
                     events = _parse(messages, source_of(settings.store))
                     with postgres.translated(settings.store, settings.dsn):
                         await codec.warm({record.schema_id for record in events})
@@ -113,18 +115,6 @@ class Subscription:
         else:  # as patterns, so that a category without events yet is no error
             consumer.subscribe([f"^{topic_of(settings.store, c)}$".replace(".", r"\.") for c in self._categories])
         return consumer
-
-
-def _poll(consumer: Consumer, properties: dict[str, str]) -> list[Message]:
-    first = consumer.poll(POLL_S)
-    if first is None:
-        return []
-    messages = [first, *consumer.consume(BATCH_MAX - 1, timeout=0)]
-    for message in messages:
-        if (error := message.error()) is not None:
-            with kafka.translated(properties):
-                raise KafkaException(error)
-    return messages
 
 
 def _parse(messages: Sequence[Message], source: str) -> list[Record]:

@@ -11,7 +11,6 @@ from fastavro.types import Schema as ParsedSchema
 from pydantic import BaseModel, ValidationError
 
 from gatelog.core.errors import InvalidEventError, SchemaError, UndecodableRecordError
-from gatelog.schemas.avro import schema_of
 from gatelog.schemas.event import Event, model_of
 from gatelog.schemas.registry import PostgresRegistry, RegisteredSchema
 
@@ -44,7 +43,7 @@ class Codec:
             SchemaError: the model has no Avro schema, or it is not registered and may not be.
         """
         if model not in self._encoders:
-            definition = schema_of(model, model.event_type)
+            definition = model.avro_schema()
             schema_id = await self._registry.id_of(model.event_type, definition, register=self._register)
             parsed = fastavro.parse_schema(definition)
             self._encoders[model] = _Encoder(schema_id, parsed, _dict_of(model))
@@ -96,7 +95,7 @@ class Codec:
             UndecodableRecordError: the bytes or schemas do not resolve.
         """
         if model not in self._readers:
-            self._readers[model] = fastavro.parse_schema(schema_of(model, model.event_type))
+            self._readers[model] = fastavro.parse_schema(model.avro_schema())
         try:
             return model.model_validate(self._read(schema_id, data, self._readers[model]))
         except ValidationError as error:

@@ -5,7 +5,7 @@ payload alone. Extension attributes take lower-case letters and digits only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -41,8 +41,8 @@ class RecordedEvent:
     traceparent: str | None
     metadata_json: str | None
     schema_id: int
-    raw: bytes
-    codec: Codec
+    raw: bytes = field(repr=False)
+    codec: Codec = field(repr=False, compare=False)
 
     @property
     def category(self) -> str:

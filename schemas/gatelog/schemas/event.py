@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from gatelog.core.domain import EVENT_TYPE_BYTES_MAX
 from gatelog.core.errors import SchemaError
+from gatelog.schemas.avro import schema_of
 
 _TYPE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _models: Final[dict[str, "type[Event]"]] = {}
@@ -33,6 +34,15 @@ class Event(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         cls.event_type = check_event_type(event_type or cls.__name__)
         _models[cls.event_type] = cls
+
+    @classmethod
+    def avro_schema(cls) -> dict[str, Any]:
+        """Return the Avro schema that events of this model are written with.
+
+        Raises:
+            SchemaError: a field's type has no Avro counterpart.
+        """
+        return schema_of(cls, cls.event_type)
 
 
 def check_event_type(event_type: str) -> str:

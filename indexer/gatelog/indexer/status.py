@@ -1,0 +1,23 @@
+"""Where the index stands."""
+
+from dataclasses import dataclass
+
+from gatelog.core import postgres
+from gatelog.core.sql import queries
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """A look at the index: nothing is missing up to ``frontier``; ``highest`` is the highest position in it."""
+
+    indexer_is_active: bool
+    frontier: int
+    highest: int
+    unreadable: int
+
+
+async def status(connection: postgres.Connection, store: str) -> IndexStatus:
+    """Return where the index of a store stands now."""
+    row = await connection.fetchrow(queries("gatelog.indexer", "index.sql", store)["status"])
+    assert row is not None
+    return IndexStatus(row["indexer_is_active"], row["frontier"], row["highest"], row["unreadable"])
