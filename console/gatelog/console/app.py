@@ -1,0 +1,72 @@
+"""``gatelog``: the commands, and what their errors look like."""
+
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import typer
+from rich.console import Console
+
+from gatelog.console import demo, events, imports, running, services, store
+from gatelog.core.errors import GatelogError
+
+INTERRUPTED: Final = 130
+
+_HELP: Final = """An event store on Postgres and Kafka.
+
+A first look, on services that gatelog starts on this machine:
+
+  gatelog up && gatelog init
+  gatelog run &
+  gatelog append Order-42 OrderPlaced '{"customer": "ann", "total": "9.90"}' --schema order.avsc --expect no-stream
+  gatelog read Order-42
+
+Settings come from options, GATELOG_* and gatelog.toml, in this order; GATELOG_POSTGRES_DSN and
+GATELOG_KAFKA_BOOTSTRAP_SERVERS point to servers of your own.
+
+Exit codes: 0 done, 1 unexpected, 2 bad input or settings, 3 a service is away, 4 run `gatelog init`,
+5 conflict, 6 try again later, 7 the relay stopped, 8 Postgres and Kafka disagree, 9 unreadable data,
+10 no such stream, 11 schema, 12 timed out.
+"""
+
+app = typer.Typer(
+    name="gatelog",
+    help=_HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(imported, name="import")
+
+_COMMANDS: Final[list[Callable[..., None]]] = [
+    services.up,
+    services.down,
+    store.init,
+    store.status,
+    running.run,
+    running.relay,
+    running.indexer,
+    events.append,
+    events.read,
+    events.tail,
+    demo.demo,
+]
+for command in _COMMANDS:
+    app.command()(command)
+imported.command()(imports.git)
+
+
+def main() -> None:
+    """Run the command line; an error of gatelog is one clear message on standard error and an exit code."""
+    try:
+        app()
+    except GatelogError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `gatelog read … | head`
+        sys.stderr.close()
+        sys.exit(0)

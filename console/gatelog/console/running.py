@@ -1,0 +1,48 @@
+"""``gatelog run``, ``relay`` and ``indexer``: the long-lived processes."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from gatelog.console import options
+from gatelog.core import logs, services
+from gatelog.indexer import Indexer
+from gatelog.producer.outbox import OutboxKeeper
+from gatelog.producer.relay import Relay
+
+JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log JSON, one object a line.")]
+
+
+def run(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
+    """Run relay and indexer together, until SIGTERM or Ctrl-C; then finish what is in hand and stop.
+
+    gatelog run
+    gatelog run --store billing --json-logs
+    """
+    settings = options.settings_of(store, home)
+    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
+
+
+def relay(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
+    """Run a relay: the outbox to Kafka. Start several on different machines: one is active, the others stand by.
+
+    gatelog relay
+    """
+    settings = options.settings_of(store, home)
+    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
+
+
+def indexer(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
+    """Run an indexer: Kafka to the index. Start as many as you like: they share the partitions.
+
+    gatelog indexer
+    """
+    settings = options.settings_of(store, home)
+    _until_signal(json_logs, Indexer(settings))
+
+
+def _until_signal(json_logs: bool, *running: services.Service) -> None:
+    logs.configure(json=json_logs or not sys.stderr.isatty())
+    asyncio.run(services.run_until_signal(*running))

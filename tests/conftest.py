@@ -1,0 +1,145 @@
+"""Services and stores for the tests.
+
+Postgres and Kafka are real, started once a run in a folder of their own and shared by all workers; each test
+has a store of its own. ``GATELOG_TEST_POSTGRES_DSN`` and ``GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS`` name servers
+to use instead, ``--containers`` takes them from testcontainers.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import asyncpg
+import pytest
+from support.running import running
+
+from gatelog.console.store import initialise
+from gatelog.core import kafka
+from gatelog.core.settings import Settings
+from gatelog.indexer import Indexer
+from gatelog.local import Endpoints, LocalServices
+from gatelog.producer import Producer
+from gatelog.producer.outbox import OutboxKeeper
+from gatelog.producer.relay import Relay
+from gatelog.reader import Reader
+
+POSTGRES = "GATELOG_TEST_POSTGRES_DSN"
+KAFKA = "GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS"
+_HOME = "gatelog_home"
+_home = pytest.StashKey[Path]()
+
+
+class XdistNode(Protocol):
+    """What pytest-xdist hands to ``pytest_configure_node``."""
+
+    config: pytest.Config
+    workerinput: dict[str, str]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--containers", action="store_true", help="take Postgres and Kafka from testcontainers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process makes the folder, the workers are told."""
+    told = getattr(config, "workerinput", {})
+    home = Path(told[_HOME]) if told else Path(tempfile.mkdtemp(prefix="gatelog-test-"))
+    config.stash[_home] = home
+    if not told:
+        config.add_cleanup(lambda: _remove(home))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: XdistNode) -> None:
+    """Called by pytest-xdist before it starts a worker."""
+    node.workerinput[_HOME] = str(node.config.stash[_home])
+
+
+def _remove(home: Path) -> None:
+    LocalServices(home / "services").destroy()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def endpoints(pytestconfig: pytest.Config) -> Iterator[Endpoints]:
+    """Where Postgres and Kafka listen."""
+    if pytestconfig.getoption("--containers"):
+        from support.containers import endpoints  # needs `pip install gatelog[testcontainers]` and Docker
+
+        with endpoints() as found:
+            yield found
+        return
+    dsn, servers = os.environ.get(POSTGRES), os.environ.get(KAFKA)
+    local = LocalServices(pytestconfig.stash[_home] / "services")
+    if dsn and servers:
+        yield Endpoints(dsn, servers)
+    elif dsn:
+        yield Endpoints(dsn, local.up(only="kafka").kafka_bootstrap_servers)
+    elif servers:
+        yield Endpoints(local.up(only="postgres").postgres_dsn, servers)
+    else:
+        yield local.up()  # by each worker: the first one starts them
+
+
+@pytest.fixture
+async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[Settings]:
+    """Settings of a store that has no tables yet."""
+    settings = Settings.load(
+        store=f"t{secrets.token_hex(6)}",
+        home=tmp_path / "home",
+        postgres_dsn=endpoints.postgres_dsn,
+        kafka={"bootstrap.servers": endpoints.kafka_bootstrap_servers},
+        topic_partitions=3,
+    )
+    yield settings
+    connection = await asyncpg.connect(settings.dsn)
+    await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.store}" CASCADE')
+    await connection.close()
+    await asyncio.to_thread(_delete_topics, settings)
+
+
+def _delete_topics(settings: Settings) -> None:
+    admin = kafka.admin(settings.kafka_properties)
+    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{settings.store}.")]
+    if names:
+        for future in admin.delete_topics(names).values():
+            future.exception(timeout=30)
+
+
+@pytest.fixture
+async def settings(bare_settings: Settings) -> Settings:
+    """Settings of an initialised, empty store; nothing runs on it."""
+    await initialise(bare_settings)
+    return bare_settings
+
+
+@pytest.fixture
+async def producer(settings: Settings) -> AsyncIterator[Producer]:
+    async with Producer.connect(settings) as producer:
+        yield producer
+
+
+@pytest.fixture
+async def reader(settings: Settings) -> AsyncIterator[Reader]:
+    async with Reader.connect(settings) as reader:
+        yield reader
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A bare connection: tests look at tables with it, or play the stranger."""
+    connection = await asyncpg.connect(settings.dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def pipeline(settings: Settings) -> AsyncIterator[None]:
+    """Relay, outbox keeper and indexer, running in this process."""
+    async with running(Relay(settings), OutboxKeeper(settings), Indexer(settings)):
+        yield
