@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from gatelog.console import options
-from gatelog.console.output import document_of, print_event, print_json
+from gatelog.console.output import document_of, line_of, print_json
 from gatelog.core import postgres
 from gatelog.core.domain import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, check_stream_id
 from gatelog.core.errors import InvalidEventError, InvalidInputError, SchemaError
@@ -184,4 +184,4 @@ def _print(event: RecordedEvent, json: bool) -> None:
     if json:
         print_json(document_of(event))
     else:
-        print_event(event)
+        typer.echo(line_of(event))

@@ -39,13 +39,13 @@ def document_of(event: RecordedEvent) -> dict[str, Any]:
         return {**document, "unreadable": str(error), "raw": event.raw.hex()}
 
 
-def print_event(event: RecordedEvent) -> None:
-    """Print an event as one line for people: position, stream@version, type, payload."""
+def line_of(event: RecordedEvent) -> str:
+    """Return an event as one line for people: position, time, stream@version, type, payload."""
     document = document_of(event)
     payload = orjson.dumps(document.get("data", document.get("unreadable")), default=_plain).decode()
     position = "·" if event.position is None else str(event.position)
     when = event.recorded_at.strftime("%Y-%m-%d %H:%M:%S")
-    typer.echo(f"{position:>8}  {when}  {event.stream}@{event.version}  {event.type}  {payload}")
+    return f"{position:>8}  {when}  {event.stream}@{event.version}  {event.type}  {payload}"
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:

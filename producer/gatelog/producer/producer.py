@@ -94,6 +94,17 @@ class Producer:
             raise AppendTimeoutError(stream, tuple(new), self._settings.append_timeout_s) from error
         return appended
 
+    async def prepare(self, *models: type[Event]) -> None:
+        """Find or register the schemas of models now, and not at their first append.
+
+        Raises:
+            SchemaError: a model has no Avro schema, or it is not registered and ``register_schemas`` is off.
+        """
+        for model in models:
+            if not self._codec.knows(model):
+                with postgres.translated(self._settings.store, self._settings.dsn):
+                    await self._codec.learn(model)
+
     async def _encode(self, stream: str, events: Sequence[NewEvent]) -> tuple[EncodedEvent, ...]:
         settings = self._settings
         if not events:
@@ -105,10 +116,7 @@ class Producer:
             )
         if len({event.id for event in events}) < len(events):
             raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
-        for event in events:
-            if not self._codec.knows(type(event.data)):
-                with postgres.translated(settings.store, settings.dsn):
-                    await self._codec.learn(type(event.data))
+        await self.prepare(*{type(event.data) for event in events})
         return tuple(self._encode_one(stream, event) for event in events)
 
     def _encode_one(self, stream: str, event: NewEvent) -> EncodedEvent:

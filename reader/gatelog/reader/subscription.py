@@ -31,7 +31,7 @@ _log = logs.logger("subscription")
 
 
 class Subscription:
-    """A consumer group ``gatelog.<store>.sub.<name>``. Its members share the partitions."""
+    """A consumer group over a store's topics. Its members share the partitions."""
 
     def __init__(self, name: str, *, categories: Iterable[str] | None = None) -> None:
         """Subscribe to some categories, or to all of them, from the beginning of the log.
@@ -58,6 +58,10 @@ class Subscription:
             return handler
 
         return register
+
+    def group_of(self, store: str) -> str:
+        """Return the name of its consumer group in Kafka."""
+        return f"gatelog.{store}.sub.{self.name}"
 
     async def run(self, stop: asyncio.Event, settings: Settings | None = None) -> None:
         """Handle events until ``stop`` is set; then finish the batch, commit and leave the group.
@@ -99,7 +103,7 @@ class Subscription:
     def _consumer(self, settings: Settings) -> Consumer:
         own = kafka.client_properties(
             settings.kafka_properties,
-            group_id=f"gatelog.{settings.store}.sub.{self.name}",
+            group_id=self.group_of(settings.store),
             enable_auto_commit=False,
             enable_auto_offset_store=False,
             auto_offset_reset="earliest",

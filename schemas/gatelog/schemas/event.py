@@ -28,6 +28,10 @@ class Event(BaseModel):
 
     event_type: ClassVar[str] = "Event"
 
+    def __init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - see below
+        """Let ``event_type`` pass; it is used when the fields are known."""
+        super().__init_subclass__(**kwargs)
+
     @classmethod
     def __pydantic_init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's own signature
         """Check and remember the event type of a new model."""

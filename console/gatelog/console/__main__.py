@@ -1,0 +1,5 @@
+"""``python -m gatelog.console`` is ``gatelog``."""
+
+from gatelog.console.app import main
+
+main()

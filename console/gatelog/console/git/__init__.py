@@ -1,0 +1,1 @@
+"""A git history as events: one stream a file."""
