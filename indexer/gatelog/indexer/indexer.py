@@ -29,6 +29,9 @@ from gatelog.schemas.registry import PostgresRegistry
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
+SESSION_TIMEOUT_MS: Final = (
+    6_000  # brokers allow no less; a member declared dead too early writes nothing (see _write)
+)
 PACKAGE: Final = "gatelog.indexer"
 
 _log = logs.logger("indexer")
@@ -111,6 +114,7 @@ class _Session:
             auto_offset_reset="error",  # a missing offset is named, never jumped over
             isolation_level="read_committed",
             partition_assignment_strategy="range",
+            session_timeout_ms=SESSION_TIMEOUT_MS,
             topic_metadata_refresh_interval_ms=TOPIC_REFRESH_MS,
             fetch_wait_max_ms=50,
         )

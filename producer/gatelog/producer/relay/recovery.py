@@ -5,15 +5,12 @@ Blocks: call it off the event loop, after the publisher has fenced and settled w
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka
-from gatelog.core.errors import LogMismatchError
-
-_BATCH: Final = 1_000
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
 
@@ -109,18 +106,18 @@ def _read_to_eof(consumer: Consumer, source: str, partitions: int, properties: d
     at_eof: set[tuple[str | None, int | None]] = set()
     while len(at_eof) < partitions:
         with kafka.translated(properties):
-            messages = consumer.consume(_BATCH, timeout=kafka.REQUEST_TIMEOUT_S)
-        if not messages:
-            raise LogMismatchError("Kafka did not deliver the records that it says it has; is a broker missing?")
-        for message in messages:
+            message = consumer.poll(kafka.REQUEST_TIMEOUT_S)  # consume() would wait for a full batch
+            if message is None:
+                raise KafkaUnavailableError(
+                    f"Kafka did not deliver what it says it has, within {kafka.REQUEST_TIMEOUT_S:g} s."
+                )
             error = message.error()
             if error is None:
                 positions.extend(_position(message, source))
             elif error.code() == KafkaError._PARTITION_EOF:
                 at_eof.add((message.topic(), message.partition()))
             else:
-                with kafka.translated(properties):
-                    raise KafkaException(error)
+                raise KafkaException(error)
     return positions
 
 
