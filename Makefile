@@ -23,7 +23,7 @@ demo: setup      ## import a git history and show the whole way (REPO=path, defa
 	$(BIN)/gatelog demo --repo $(REPO)
 
 test: setup      ## the whole suite, on a real Postgres and a real Kafka that it starts and stops
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-unit: setup ## the tests that need no services, in seconds
 	$(BIN)/pytest tests/unit
