@@ -104,6 +104,19 @@ class ConflictError(GatelogError):
         super().__init__(f"Stream {stream!r}: expected {expected}, but it {there}. Reload, decide again, append.")
 
 
+class StreamClosedError(GatelogError):
+    """The stream was closed: it takes no more events."""
+
+    exit_code = 5
+
+    def __init__(self, stream: str, version: int) -> None:
+        self.stream, self.version = stream, version
+        super().__init__(
+            f"Stream {stream!r} was closed at version {version} and takes no more events; they stay readable. "
+            "Go on in a new stream."
+        )
+
+
 class EventIdReusedError(GatelogError):
     """Some ids of the append are stored already, but not all of them as this very append."""
 

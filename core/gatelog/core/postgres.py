@@ -1,7 +1,7 @@
 """Postgres access: pools and connections, and foreign errors translated once, by class, never by text."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # these classes are generic in the type stubs only
 
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Prepare: TypeAlias = Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[None, None, None]]
 else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
@@ -94,9 +95,17 @@ async def connect(dsn: str, store: str, application_name: str) -> "asyncpg.Conne
         )
 
 
+async def _leave_as_it_is(_connection: object) -> None:
+    """Nothing of ours changes a session, and the default reset is a round trip at each release."""
+
+
 @asynccontextmanager
-async def pool(dsn: str, store: str, application_name: str, size_max: int) -> AsyncIterator[Pool]:
+async def pool(
+    dsn: str, store: str, application_name: str, size_max: int, prepare: "Prepare | None" = None
+) -> AsyncIterator[Pool]:
     """Yield a pool of up to ``size_max`` connections, opened as needed, closed at the end.
+
+    ``prepare`` is called with each new connection.
 
     Raises:
         PostgresUnavailableError: no answer within 10 s.
@@ -108,6 +117,8 @@ async def pool(dsn: str, store: str, application_name: str, size_max: int) -> As
             min_size=1,
             max_size=size_max,
             timeout=CONNECT_TIMEOUT_S,
+            init=prepare,
+            reset=_leave_as_it_is,
             server_settings={"application_name": application_name},
         )
     try:

@@ -2,6 +2,7 @@
 
 from gatelog.core.domain import ANY, NO_STREAM, STREAM_EXISTS
 from gatelog.producer.gate import Appended
-from gatelog.producer.producer import Producer
+from gatelog.producer.producer import Producer, StreamAppend
+from gatelog.producer.retrying import retry_on_conflict
 
-__all__ = ["ANY", "NO_STREAM", "STREAM_EXISTS", "Appended", "Producer"]
+__all__ = ["ANY", "NO_STREAM", "STREAM_EXISTS", "Appended", "Producer", "StreamAppend", "retry_on_conflict"]

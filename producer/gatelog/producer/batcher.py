@@ -7,54 +7,73 @@ expect ANY; any other second append could not be judged before the first one.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gatelog.core.domain import ANY
-from gatelog.core.errors import GatelogError
-from gatelog.producer.gate import Appended, StreamWrite
+from gatelog.producer.gate import LATER, Appended, Gate, Verdict, Writes
 
-Verdict = list[Appended] | GatelogError
-Run = Callable[[Sequence[Sequence[StreamWrite]]], Awaitable[Sequence[Verdict]]]
-
+LATER_S: Final = 0.05  # until a stream that is locked from outside is tried again
 _SCAN_BATCHES_MAX: Final = 4  # how far a full queue is searched for appends whose stream is free
 
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    writes: tuple[StreamWrite, ...]
+    writes: Writes
     events: int
     shares: bool
     answer: asyncio.Future[list[Appended]]
+    deadline: float
+    alone: bool = False  # its stream was found locked: it holds up no other append
 
 
 class Batcher:
     """Groups appends into batches and hands each caller its own result."""
 
-    def __init__(self, run: Run, *, batches_max: int, batch_events_max: int) -> None:
-        """Call ``run`` with batches of up to ``batch_events_max`` events, ``batches_max`` of them at once."""
-        self._run = run
+    def __init__(self, gate: Gate, *, batches_max: int, batch_events_max: int, timeout_s: float) -> None:
+        """Ask ``gate`` for up to ``batch_events_max`` events at once, in ``batches_max`` batches at once."""
+        self._gate = gate
         self._batches_max = batches_max
         self._batch_events_max = batch_events_max
+        self._timeout_s = timeout_s
         self._queue: deque[_Waiting] = deque()
+        self._open: deque[_Waiting] = deque()  # in order of their deadlines, because all have the same timeout
         self._busy: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._pump_is_due = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    def submit(self, writes: tuple[StreamWrite, ...]) -> asyncio.Future[list[Appended]]:
-        """Queue an append. Cancelling the future before its batch starts withdraws it."""
+    def submit(self, writes: Writes) -> asyncio.Future[list[Appended]]:
+        """Queue an append. Its answer is a TimeoutError when none came in time.
+
+        Cancelling the future before its batch starts withdraws the append.
+        """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Appended]] = loop.create_future()
-        shares = len(writes) == 1 and writes[0].expected is ANY
-        self._queue.append(_Waiting(writes, sum(len(w.events) for w in writes), shares, answer))
+        shares = len(writes) == 1 and writes[0].expected is ANY and not writes[0].closes
+        events = len(writes[0].events) if len(writes) == 1 else sum(len(write.events) for write in writes)
+        waiting = _Waiting(writes, events, shares, loop.create_future(), loop.time() + self._timeout_s)
+        self._queue.append(waiting)
+        self._open.append(waiting)
+        if self._timer is None:
+            self._timer = loop.call_at(waiting.deadline, self._expire)
         self._pump_soon()
-        return answer
+        return waiting.answer
 
     async def drain(self) -> None:
-        """Wait until everything queued has its answer."""
-        while self._queue or self._running:
-            await asyncio.wait([*self._running]) if self._running else await asyncio.sleep(0)
+        """Wait until everything has its answer."""
+        while left := [waiting.answer for waiting in self._open if not waiting.answer.done()]:
+            await asyncio.wait(left)
+        if self._running:
+            await asyncio.wait(self._running)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._open and (self._open[0].answer.done() or self._open[0].deadline <= loop.time()):
+            _answer(self._open.popleft(), TimeoutError())
+        self._timer = loop.call_at(self._open[0].deadline, self._expire) if self._open else None
 
     def _pump_soon(self) -> None:
         """Start batches once the callers that are ready in this turn of the event loop have all submitted."""
@@ -82,12 +101,13 @@ class Batcher:
             waiting = self._queue.popleft()
             if waiting.answer.done():
                 continue
-            if batch and events + waiting.events > self._batch_events_max:
+            if batch and (batch[0].alone or events + waiting.events > self._batch_events_max):
                 left.append(waiting)
                 break
             scanned += 1
             streams = [write.stream for write in waiting.writes]
-            if any(s in self._busy or s in closed or (s in shared and not waiting.shares) for s in streams):
+            taken = any(s in self._busy or s in closed or (s in shared and not waiting.shares) for s in streams)
+            if taken or (waiting.alone and batch):
                 closed.update(streams)
                 left.append(waiting)
                 continue
@@ -98,29 +118,51 @@ class Batcher:
         return batch
 
     async def _carry_out(self, batch: list[_Waiting]) -> None:
-        streams = {write.stream for waiting in batch for write in waiting.writes}
-        self._busy |= streams
+        self._busy |= _streams(batch)
+        put_off: list[_Waiting] = []
         try:
-            verdicts = await self._run([waiting.writes for waiting in batch])
+            appends = [waiting.writes for waiting in batch]
+            verdicts = await self._gate.append(appends, patient=not batch[0].alone)
             for waiting, verdict in zip(batch, verdicts, strict=True):
-                _answer(waiting, verdict)
+                if verdict is LATER:
+                    put_off.append(waiting)
+                else:
+                    _answer(waiting, verdict)
         except BaseException as error:
             for waiting in batch:
                 _answer(waiting, error)
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._busy -= streams
+            self._release(batch)
+            if put_off:  # their streams stay busy meanwhile, so that nothing overtakes them
+                self._busy |= _streams(put_off)
+                asyncio.get_running_loop().call_later(LATER_S, self._try_again, put_off)
             task = asyncio.current_task()
             assert task is not None
             self._running.discard(task)
-            self._pump_soon()
+
+    def _try_again(self, put_off: Sequence[_Waiting]) -> None:
+        for waiting in put_off:
+            waiting.alone = True
+        self._queue.extendleft(reversed(put_off))
+        self._release(put_off)
+
+    def _release(self, batch: Sequence[_Waiting]) -> None:
+        self._busy -= _streams(batch)
+        while self._open and self._open[0].answer.done():
+            self._open.popleft()
+        self._pump_soon()
 
 
-def _answer(waiting: _Waiting, verdict: list[Appended] | BaseException) -> None:
+def _streams(batch: Sequence[_Waiting]) -> set[str]:
+    return {write.stream for waiting in batch for write in waiting.writes}
+
+
+def _answer(waiting: _Waiting, verdict: Verdict | BaseException) -> None:
     if waiting.answer.done():  # its caller was cancelled or gave up
         return
     if isinstance(verdict, BaseException):
         waiting.answer.set_exception(verdict)
-    else:
+    elif verdict is not LATER:
         waiting.answer.set_result(verdict)

@@ -1,6 +1,7 @@
 """Wakes the relay after appends were committed: one NOTIFY at a time, however many appends there were."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Final, Self
 
 import asyncpg
@@ -8,7 +9,7 @@ import asyncpg
 from gatelog.core import logs, postgres
 from gatelog.core.sql import queries
 
-INTERVAL_S: Final = 0.002  # rings closer to each other than this wake the same tick
+INTERVAL_S: Final = 0.005  # rings closer to each other than this wake the relay once
 
 _log = logs.logger("producer")
 
@@ -19,36 +20,65 @@ def channel_of(store: str) -> str:
 
 
 class Doorbell:
-    """A side task that sends the notification; a lost ring costs a poll interval, never an event."""
+    """Side tasks that notify; a lost ring costs a poll interval, never an event."""
 
     def __init__(self, pool: postgres.Pool, store: str) -> None:
         """Ring through a connection of ``pool``."""
         self._pool = pool
-        self._channel = channel_of(store)
-        self._sql = queries("gatelog.producer", "append.sql", store)["ring"]
+        self._sql = queries("gatelog.producer", "append.sql", store)["ring"].replace("@channel", channel_of(store))
         self._rung = asyncio.Event()
+        self._watched: set[postgres.Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def ring(self) -> None:
         """Ask for a wake-up; returns at once."""
         self._rung.set()
 
+    def ring_after(self, connection: postgres.Connection) -> None:
+        """Ring when the transaction that is open on a caller's connection has ended.
+
+        A NOTIFY inside it would make its commit, fsync included, queue up with all others that notify.
+        """
+        if not self._watched:
+            self._start(self._watch())
+        self._watched.add(connection)
+
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._loop())
+        self._start(self._notify())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _loop(self) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _notify(self) -> None:
         while True:
             await self._rung.wait()
             self._rung.clear()
             try:
-                async with self._pool.acquire() as connection, connection.transaction():
-                    # A NOTIFY has nothing to lose in a crash: it need not wait for the disk.
-                    await connection.execute("SET LOCAL synchronous_commit = off")
-                    await connection.execute(self._sql, self._channel)
+                async with self._pool.acquire() as connection:
+                    await connection.execute(self._sql)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.info("doorbell.failed", error=str(error))
             await asyncio.sleep(INTERVAL_S)
+
+    async def _watch(self) -> None:
+        while self._watched:
+            await asyncio.sleep(INTERVAL_S)
+            ended = {connection for connection in self._watched if not _is_in_transaction(connection)}
+            if ended:
+                self._watched -= ended
+                self.ring()
+
+
+def _is_in_transaction(connection: postgres.Connection) -> bool:
+    try:
+        return connection.is_in_transaction()
+    except asyncpg.InterfaceError:  # given back to its pool
+        return False

@@ -1,24 +1,16 @@
-"""The gate, seen from the client: a batch of appends as one statement, and each append's own result."""
+"""What the gate is asked and what it answers: in Postgres, or in memory for users' own tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from enum import Enum
+from typing import Final, Literal, Protocol, TypeAlias, assert_never
 from uuid import UUID
 
-import asyncpg
-
-from gatelog.core import postgres
 from gatelog.core.domain import ExpectedVersion, StreamState
-from gatelog.core.errors import (
-    BacklogFullError,
-    ConflictError,
-    EventIdReusedError,
-    GatelogError,
-    InvalidInputError,
-)
+from gatelog.core.errors import GatelogError, InvalidInputError
 
-_ANY: Final = -1
-_STREAM_EXISTS: Final = -2
+EXPECT_ANY: Final = -1
+EXPECT_EXISTS: Final = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +29,27 @@ class EncodedEvent:
 
 @dataclass(frozen=True, slots=True)
 class StreamWrite:
-    """The part of an append that goes to one stream."""
+    """The part of an append that goes to one stream. ``closes``: the stream takes no events after these."""
 
     stream: str
     expected: ExpectedVersion
     events: tuple[EncodedEvent, ...]
+    closes: bool = False
+
+    @property
+    def code(self) -> int:
+        """The number by which SQL knows what is expected: a version, or -1 for any, -2 for an existing stream."""
+        match self.expected:
+            case StreamState.NO_STREAM:
+                return 0
+            case StreamState.STREAM_EXISTS:
+                return EXPECT_EXISTS
+            case StreamState.ANY:
+                return EXPECT_ANY
+            case int():
+                return self.expected
+            case _:
+                assert_never(self.expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,108 +66,42 @@ class Appended:
     known: bool
 
 
-def expected_code(expected: ExpectedVersion) -> int:
-    """Return the number by which the SQL function knows an expected version.
+class Later(Enum):
+    """A transaction outside holds the stream's row: ask again later, and do not keep others waiting."""
+
+    LATER = "later"
+
+
+LATER: Final = Later.LATER
+
+Writes: TypeAlias = tuple[StreamWrite, ...]  # one append
+Verdict: TypeAlias = list[Appended] | GatelogError | Literal[Later.LATER]
+
+
+class Gate(Protocol):
+    """Decides appends."""
+
+    async def append(self, batch: Sequence[Writes], *, patient: bool) -> Sequence[Verdict]:
+        """Decide each append of a batch for itself, and store what is accepted.
+
+        Within a batch, a stream has several writes only if all of them expect ``ANY``. ``patient``: wait a
+        while for a stream that is locked from outside.
+
+        Raises:
+            PostgresUnavailableError: no answer in time; whatever happened, happened to whole appends.
+        """
+        ...
+
+
+def check_expected(stream: str, expected: ExpectedVersion) -> ExpectedVersion:
+    """Return ``expected`` if it is one of the four kinds.
 
     Raises:
-        InvalidInputError: a negative number.
+        InvalidInputError: a negative number, or something else.
     """
-    match expected:
-        case StreamState.NO_STREAM:
-            return 0
-        case StreamState.STREAM_EXISTS:
-            return _STREAM_EXISTS
-        case StreamState.ANY:
-            return _ANY
-        case bool():
-            raise InvalidInputError(f"Expected version {expected} is not a number.")
-        case int():
-            if expected < 0:
-                raise InvalidInputError(f"Expected version {expected} is negative; versions are 1, 2, 3 …")
-            return expected
-        case _:
-            assert_never(expected)
-
-
-async def append(
-    connection: postgres.Connection,
-    sql: str,
-    batch: Sequence[Sequence[StreamWrite]],
-    backlog_max: int,
-    store: str,
-) -> list[list[Appended] | GatelogError]:
-    """Run a batch of appends (each a sequence of writes) through the gate in one round trip.
-
-    Within a batch, a stream may have several writes only if all of them expect ``ANY``.
-
-    Returns:
-        For each append its results, one a write, or the error to raise to its caller.
-
-    Raises:
-        asyncpg.PostgresError: the statement as a whole failed; nothing of the batch was stored.
-    """
-    rows = await connection.fetch(sql, *_arguments(batch), backlog_max)
-    verdicts: list[list[Appended] | GatelogError] = []
-    at = 0
-    for writes in batch:
-        answers = rows[at : at + len(writes)]
-        at += len(writes)
-        verdicts.append(_verdict(writes, answers, backlog_max, store))
-    return verdicts
-
-
-def _arguments(batch: Sequence[Sequence[StreamWrite]]) -> list[list[object] | None]:
-    writes = [(number, write) for number, append in enumerate(batch) for write in append]
-    events = [(place, event) for place, (_, write) in enumerate(writes, 1) for event in write.events]
-    first, firsts = 1, []
-    for _, write in writes:
-        firsts.append(first)
-        first += len(write.events)
-    return [
-        [number for number, _ in writes],
-        [write.stream for _, write in writes],
-        [expected_code(write.expected) for _, write in writes],
-        [*firsts],
-        [len(write.events) for _, write in writes],
-        [place for place, _ in events],
-        [event.id for _, event in events],
-        [event.type for _, event in events],
-        [event.schema_id for _, event in events],
-        [event.data for _, event in events],
-        _sparse([event.correlation_id for _, event in events]),
-        _sparse([event.causation_id for _, event in events]),
-        _sparse([event.traceparent for _, event in events]),
-        _sparse([event.metadata for _, event in events]),
-    ]
-
-
-def _sparse(column: Sequence[object]) -> list[object] | None:
-    """A column of nothing but None is not sent: unnest fills it up."""
-    return None if all(value is None for value in column) else [*column]
-
-
-def _verdict(
-    writes: Sequence[StreamWrite], rows: Sequence[asyncpg.Record], backlog_max: int, store: str
-) -> list[Appended] | GatelogError:
-    for write, row in zip(writes, rows, strict=True):
-        match row["verdict"]:
-            case "conflict":
-                return ConflictError(write.stream, write.expected, row["stream_version"])
-            case "reused":
-                return EventIdReusedError(write.stream, row["known"], len(write.events), write.events[0].id)
-            case "backlog":
-                return BacklogFullError(store, backlog_max)
-    known = {row["verdict"] == "known" for row in rows}
-    if len(known) > 1:
-        write = writes[0]
-        return EventIdReusedError(write.stream, 1, len(writes), write.events[0].id)
-    return [
-        Appended(
-            write.stream,
-            row["first_version"],
-            row["first_version"] + len(write.events) - 1,
-            tuple(event.id for event in write.events),
-            row["verdict"] == "known",
-        )
-        for write, row in zip(writes, rows, strict=True)
-    ]
+    if isinstance(expected, StreamState) or (type(expected) is int and expected >= 0):
+        return expected
+    raise InvalidInputError(
+        f"Append to {stream!r}: expected_version {expected!r} is none of NO_STREAM, STREAM_EXISTS, ANY, "
+        "or the number of events that the stream has."
+    )

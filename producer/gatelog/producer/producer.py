@@ -1,51 +1,45 @@
 """The producer: checks and encodes events, and passes them through the gate in batches."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from dataclasses import dataclass
 
-import asyncpg
-import orjson
-
-from gatelog.core import logs, migrations, postgres
+from gatelog.core import migrations, postgres
 from gatelog.core.domain import ExpectedVersion, check_stream_id
-from gatelog.core.errors import (
-    AppendTimeoutError,
-    EventIdReusedError,
-    InvalidEventError,
-    InvalidInputError,
-    PostgresUnavailableError,
-)
+from gatelog.core.errors import AppendTimeoutError, InvalidInputError
 from gatelog.core.settings import Settings
-from gatelog.core.sql import queries
-from gatelog.producer import gate
-from gatelog.producer.batcher import Batcher, Verdict
+from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
-from gatelog.producer.gate import Appended, EncodedEvent, StreamWrite
+from gatelog.producer.encoding import encode_events
+from gatelog.producer.gate import Appended, StreamWrite, Writes, check_expected
+from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.event import Event, NewEvent
+from gatelog.schemas.event import Event, NewEvent, StreamClosed
 from gatelog.schemas.registry import PostgresRegistry
 
-PACKAGE: Final = "gatelog.producer"
-_RETRY_DELAY_S: Final = 0.2
-_RACE_ATTEMPTS_MAX: Final = 3
 
-_log = logs.logger("producer")
+@dataclass(frozen=True, slots=True)
+class StreamAppend:
+    """The part of an append to several streams that goes to one of them."""
+
+    stream: str
+    events: Sequence[Event | NewEvent]
+    expected_version: ExpectedVersion
 
 
 class Producer:
     """Appends events to streams. Make one a process with ``connect``; it is safe for concurrent use."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool, codec: Codec, doorbell: Doorbell) -> None:
+    def __init__(self, settings: Settings, codec: Codec, gate: PostgresGate) -> None:
         """Use ``connect`` instead."""
         self._settings = settings
-        self._pool = pool
         self._codec = codec
-        self._doorbell = doorbell
-        self._sql = queries(PACKAGE, "append.sql", settings.store)["append"]
+        self._gate = gate
         self._batcher = Batcher(
-            self._run, batches_max=settings.append_connections, batch_events_max=settings.batch_events_max
+            gate,
+            batches_max=settings.append_connections,
+            batch_events_max=settings.batch_events_max,
+            timeout_s=settings.append_timeout_s,
         )
 
     @classmethod
@@ -60,38 +54,83 @@ class Producer:
         """
         settings = settings or Settings.load()
         size = settings.append_connections + 2  # batches, one for schemas, one for the doorbell
-        async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size) as pool:
+        async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size, prepare_session) as pool:
             async with pool.acquire() as connection:
                 await migrations.check(connection, settings.store, PACKAGE)
             codec = Codec(PostgresRegistry(pool, settings.store), register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
-                producer = cls(settings, pool, codec, doorbell)
+                producer = cls(settings, codec, PostgresGate(settings, pool, doorbell))
                 yield producer
                 await producer._batcher.drain()
 
     async def append(
-        self, stream: str, events: Sequence[Event | NewEvent], *, expected_version: ExpectedVersion
+        self,
+        stream: str,
+        events: Sequence[Event | NewEvent],
+        *,
+        expected_version: ExpectedVersion,
+        connection: postgres.Connection | None = None,
     ) -> Appended:
         """Append events to a stream, all or none, if the stream is at ``expected_version``.
 
         ``expected_version``: the number of events that the stream has, or ``NO_STREAM``, ``STREAM_EXISTS``,
         ``ANY``. An append repeated with the same event ids (see ``NewEvent``) answers as the first time.
 
+        ``connection``: an asyncpg connection to the same database with a transaction open. The events are
+        stored when it commits, together with whatever else it did; until then the stream takes no other append.
+
         Raises:
             ConflictError: the stream is at another version.
+            StreamClosedError: the stream takes no more events.
             EventIdReusedError: some ids are stored, but not all of them as this append.
             InvalidStreamIdError, InvalidEventError, InvalidInputError: refused before anything was sent.
             BacklogFullError: the outbox is at its bound (retryable).
             AppendTimeoutError: no answer in ``append_timeout_s`` (retryable with ``error.events``).
         """
         new = [event if isinstance(event, NewEvent) else NewEvent(event) for event in events]
-        gate.expected_code(expected_version)
-        write = StreamWrite(check_stream_id(stream), expected_version, await self._encode(stream, new))
-        try:
-            async with asyncio.timeout(self._settings.append_timeout_s):
-                (appended,) = await self._batcher.submit((write,))
-        except TimeoutError as error:
-            raise AppendTimeoutError(stream, tuple(new), self._settings.append_timeout_s) from error
+        write = await self._write(stream, new, expected_version)
+        (appended,) = await self._pass((write,), new, connection)
+        return appended
+
+    async def append_streams(
+        self, appends: Sequence[StreamAppend], *, connection: postgres.Connection | None = None
+    ) -> list[Appended]:
+        """Append to several streams, all of it or nothing. Each has its own expected version; see ``append``.
+
+        Raises:
+            ConflictError: one of the streams is at another version; it is the one named.
+            InvalidInputError: no streams, or one of them twice.
+        """
+        if not appends:
+            raise InvalidInputError("An append to several streams names none.")
+        if len({each.stream for each in appends}) < len(appends):
+            raise InvalidInputError("An append to several streams names one of them twice: put its events together.")
+        new = [[e if isinstance(e, NewEvent) else NewEvent(e) for e in each.events] for each in appends]
+        if len({event.id for events in new for event in events}) < sum(map(len, new)):
+            raise InvalidInputError(f"Append to {appends[0].stream!r} and others has an event id twice.")
+        writes = [
+            await self._write(each.stream, events, each.expected_version)
+            for each, events in zip(appends, new, strict=True)
+        ]
+        return await self._pass(tuple(writes), [event for events in new for event in events], connection)
+
+    async def close_stream(
+        self,
+        stream: str,
+        *,
+        expected_version: ExpectedVersion,
+        reason: str = "",
+        connection: postgres.Connection | None = None,
+    ) -> Appended:
+        """Append a last event, ``StreamClosed``: from now on the stream takes no others. Its events stay readable.
+
+        Raises:
+            StreamClosedError: it is closed already.
+            ConflictError: the stream is at another version.
+        """
+        new = [NewEvent(StreamClosed(reason=reason))]
+        write = await self._write(stream, new, expected_version, closes=True)
+        (appended,) = await self._pass((write,), new, connection)
         return appended
 
     async def prepare(self, *models: type[Event]) -> None:
@@ -105,106 +144,31 @@ class Producer:
                 with postgres.translated(self._settings.store, self._settings.dsn):
                     await self._codec.learn(model)
 
-    async def _encode(self, stream: str, events: Sequence[NewEvent]) -> tuple[EncodedEvent, ...]:
-        settings = self._settings
-        if not events:
-            raise InvalidInputError(f"Append to {stream!r} has no events.")
-        if len(events) > settings.append_events_max:
-            raise InvalidInputError(
-                f"Append to {stream!r} has {len(events):,} events; {settings.append_events_max:,} are allowed "
-                "(append_events_max)."
-            )
-        if len({event.id for event in events}) < len(events):
-            raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
-        await self.prepare(*{type(event.data) for event in events})
-        return tuple(self._encode_one(stream, event) for event in events)
+    async def _write(
+        self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion, *, closes: bool = False
+    ) -> StreamWrite:
+        check_stream_id(stream)
+        check_expected(stream, expected)
+        for event in events:
+            if not self._codec.knows(type(event.data)):
+                await self.prepare(type(event.data))
+        return StreamWrite(stream, expected, encode_events(self._codec, self._settings, stream, events), closes)
 
-    def _encode_one(self, stream: str, event: NewEvent) -> EncodedEvent:
-        schema_id, data = self._codec.encode(event.data, stream, self._settings.event_bytes_max)
-        return EncodedEvent(
-            event.id,
-            event.data.event_type,
-            schema_id,
-            data,
-            event.correlation_id,
-            event.causation_id,
-            _checked_traceparent(stream, event),
-            _metadata_json(stream, event),
-        )
-
-    async def _run(self, batch: Sequence[Sequence[StreamWrite]]) -> Sequence[Verdict]:
-        """Pass a batch through the gate; a batch that fails as a whole is tried append by append."""
+    async def _pass(
+        self, writes: Writes, events: Sequence[NewEvent], connection: postgres.Connection | None
+    ) -> list[Appended]:
+        if connection is not None:
+            return await self._within(connection, writes)
         try:
-            verdicts = await self._until_answered(batch)
-        except asyncpg.PostgresError as error:
-            if len(batch) == 1:
-                return [await self._explain_or_retry(batch[0], error)]
-            _log.info("append.batch_split", appends=len(batch), error=type(error).__name__)
-            return [(await self._run([writes]))[0] for writes in batch]
-        self._doorbell.ring()
-        return verdicts
+            return await self._batcher.submit(writes)
+        except TimeoutError as error:
+            raise AppendTimeoutError(writes[0].stream, tuple(events), self._settings.append_timeout_s) from error
 
-    async def _until_answered(self, batch: Sequence[Sequence[StreamWrite]]) -> Sequence[Verdict]:
-        """Repeat a batch whose connection died, until an answer comes: the event ids make that safe.
-
-        Callers give up by their own timeouts; a batch that nobody waits for any more is still bounded by it.
-        """
-        deadline = asyncio.get_running_loop().time() + self._settings.append_timeout_s
-        while True:
-            try:
-                with postgres.translated(self._settings.store, self._settings.dsn):
-                    async with self._pool.acquire() as connection:
-                        return await gate.append(
-                            connection,
-                            self._sql,
-                            batch,
-                            self._settings.outbox_events_max,
-                            self._settings.store,
-                        )
-            except PostgresUnavailableError as error:
-                if asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline:
-                    raise
-                _log.warning("append.retry", appends=len(batch), error=str(error))
-                await asyncio.sleep(_RETRY_DELAY_S)
-
-    async def _explain_or_retry(self, writes: Sequence[StreamWrite], error: asyncpg.PostgresError) -> Verdict:
-        """A unique violation means that another process stored the same ids meanwhile: ask the gate again."""
-        retry = _retry_alone(error)
-        for _ in range(_RACE_ATTEMPTS_MAX if retry else 0):
-            try:
-                return (await self._until_answered([writes]))[0]
-            except asyncpg.PostgresError as again:
-                if not _retry_alone(again):
-                    error = again
-                    break
-        first = writes[0]
-        if isinstance(error, asyncpg.UniqueViolationError):
-            return EventIdReusedError(first.stream, 1, len(first.events), first.events[0].id)
-        if isinstance(error, asyncpg.DataError):
-            return InvalidEventError(first.stream, first.events[0].type, str(error))
-        raise error
-
-
-def _retry_alone(error: asyncpg.PostgresError) -> bool:
-    return isinstance(
-        error, (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-    )
-
-
-def _metadata_json(stream: str, event: NewEvent) -> str | None:
-    if event.metadata is None:
-        return None
-    try:
-        text = orjson.dumps(dict(event.metadata)).decode()
-    except TypeError as error:
-        raise InvalidEventError(stream, event.data.event_type, f"its metadata is not JSON: {error}") from error
-    if "\\u0000" in text:
-        raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
-    return text
-
-
-def _checked_traceparent(stream: str, event: NewEvent) -> str | None:
-    value = event.traceparent
-    if value is not None and not (value.isascii() and value.isprintable() and len(value) <= 512):
-        raise InvalidEventError(stream, event.data.event_type, "its traceparent is not a W3C trace context header")
-    return value
+    async def _within(self, connection: postgres.Connection, writes: Writes) -> list[Appended]:
+        if not connection.is_in_transaction():
+            raise InvalidInputError(
+                f"Append to {writes[0].stream!r}: the connection given has no transaction open. "
+                "Open one with `async with connection.transaction():`, or leave the connection out."
+            )
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            return await self._gate.append_within(connection, writes)

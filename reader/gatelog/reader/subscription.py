@@ -15,6 +15,7 @@ from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import topic_of, topic_pattern
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
+from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
 from gatelog.schemas.event import Event
@@ -72,7 +73,8 @@ class Subscription:
         async for batch in self.batches(stop, settings):
             for event in batch:
                 if (handler := self._handlers.get(event.type)) is not None:
-                    await handler(event)
+                    with handling(event):
+                        await handler(event)
 
     async def batches(
         self, stop: asyncio.Event, settings: Settings | None = None

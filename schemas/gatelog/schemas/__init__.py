@@ -1,6 +1,6 @@
 """What an event looks like, now and before: models, Avro, envelope and headers, registry."""
 
 from gatelog.schemas.envelope import RecordedEvent
-from gatelog.schemas.event import Event, NewEvent
+from gatelog.schemas.event import Event, NewEvent, StreamClosed
 
-__all__ = ["Event", "NewEvent", "RecordedEvent"]
+__all__ = ["Event", "NewEvent", "RecordedEvent", "StreamClosed"]

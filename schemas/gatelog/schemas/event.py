@@ -63,6 +63,12 @@ def check_event_type(event_type: str) -> str:
     return event_type
 
 
+class StreamClosed(Event):
+    """The last event of a stream: it takes no others."""
+
+    reason: str
+
+
 def model_of(event_type: str) -> type[Event] | None:
     """Return the newest model that this program defines for an event type."""
     return _models.get(event_type)

@@ -2,6 +2,7 @@
 CREATE TABLE @store.streams (
     stream text COLLATE "C" PRIMARY KEY,
     version bigint NOT NULL CHECK (version >= 0),
+    expected bigint NOT NULL DEFAULT 0,  -- by the last append: one upsert can judge by it and bump the version
     closed boolean NOT NULL DEFAULT false
 ) WITH (fillfactor = 70);  -- room on the page, so that a version bump stays a heap-only update
 
@@ -46,15 +47,16 @@ INSERT INTO @store.outbox_floor (id) VALUES (0);
 --
 -- A write is the part of an append that goes to one stream. Its events stand one behind the other in the
 -- event arrays, from w_first (1-based) on, w_count of them. w_expected: n exact, -1 any, -2 stream exists.
+-- w_closes: the stream takes no events after these. lock_timeout_ms: null leaves the session's.
 -- Within one batch a stream takes several writes only when all of them expect "any" (the client sees to it).
 --
 -- Answers a row a write: accepted, known (all its ids are stored as this append: a retry), or the reason of
 -- the refusal; the version of its first event, and the version that the stream had.
 CREATE FUNCTION @store.append(
     w_append integer[], w_stream text[], w_expected bigint[], w_first integer[], w_count integer[],
-    e_write integer[], e_id uuid[], e_type text[], e_schema integer[], e_data bytea[],
+    w_closes boolean[], e_write integer[], e_id uuid[], e_type text[], e_schema integer[], e_data bytea[],
     e_correlation uuid[], e_causation uuid[], e_traceparent text[], e_metadata text[],
-    backlog_max bigint
+    backlog_max bigint, lock_timeout_ms integer
 ) RETURNS TABLE (verdict text, first_version bigint, stream_version bigint, known bigint)
 LANGUAGE plpgsql
 -- The outbox may have been empty when the plan was cached: never let that mean a sequential scan later.
@@ -62,6 +64,9 @@ SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
+    IF lock_timeout_ms IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', lock_timeout_ms || 'ms', true);
+    END IF;
     IF (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f)
         + cardinality(e_id) > backlog_max
     THEN
@@ -79,8 +84,8 @@ BEGIN
     RETURN QUERY
     WITH w AS MATERIALIZED (
         SELECT u.*, s.version AS at, s.closed
-        FROM unnest(w_append, w_stream, w_expected, w_first, w_count)
-            WITH ORDINALITY AS u (append, stream, expected, first, count, ord)
+        FROM unnest(w_append, w_stream, w_expected, w_first, w_count, w_closes)
+            WITH ORDINALITY AS u (append, stream, expected, first, count, closes, ord)
         JOIN @store.streams s ON s.stream = u.stream COLLATE "C"
     ),
     stored AS MATERIALIZED (
@@ -119,8 +124,11 @@ BEGIN
         FROM decided d
     ),
     bumped AS (
-        UPDATE @store.streams s SET version = s.version + t.count
-        FROM (SELECT p.stream, sum(p.count) AS count FROM placed p WHERE p.passes GROUP BY p.stream) t
+        UPDATE @store.streams s SET version = s.version + t.count, closed = t.closes
+        FROM (
+            SELECT p.stream, sum(p.count) AS count, coalesce(bool_or(p.closes), false) AS closes
+            FROM placed p WHERE p.passes GROUP BY p.stream
+        ) t
         WHERE s.stream = t.stream COLLATE "C"
     ),
     written AS (

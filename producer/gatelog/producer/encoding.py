@@ -1,0 +1,68 @@
+"""Events on their way to the gate: checked at the door, encoded once."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from gatelog.core.errors import InvalidEventError, InvalidInputError
+from gatelog.core.settings import Settings
+from gatelog.producer.gate import EncodedEvent
+from gatelog.schemas.causation import cause
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.event import NewEvent
+
+_TRACEPARENT_CHARACTERS_MAX: Final = 512
+
+
+def encode_events(
+    codec: Codec, settings: Settings, stream: str, events: Sequence[NewEvent]
+) -> tuple[EncodedEvent, ...]:
+    """Return the events of an append to ``stream`` as the outbox takes them; the codec knows their models.
+
+    What is being handled right now (see ``gatelog.schemas.causation``) is their cause, unless they name one.
+
+    Raises:
+        InvalidInputError: no events, too many, or an id twice.
+        InvalidEventError: one of them does not fit its schema, is too large, or cannot be stored.
+    """
+    if not events:
+        raise InvalidInputError(f"Append to {stream!r} has no events.")
+    if len(events) > settings.append_events_max:
+        raise InvalidInputError(
+            f"Append to {stream!r} has {len(events):,} events; {settings.append_events_max:,} are allowed "
+            "(append_events_max)."
+        )
+    if len(events) > 1 and len({event.id for event in events}) < len(events):
+        raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
+    return tuple([_encode(codec, settings.event_bytes_max, stream, event) for event in events])
+
+
+def _encode(codec: Codec, bytes_max: int, stream: str, event: NewEvent) -> EncodedEvent:
+    schema_id, data = codec.encode(event.data, stream, bytes_max)
+    correlation_id, causation_id, traceparent = event.correlation_id, event.causation_id, event.traceparent
+    if (handled := cause()) is not None:
+        correlation_id = correlation_id or handled.correlation_id or handled.id
+        causation_id = causation_id or handled.id
+        traceparent = traceparent or handled.traceparent
+    if traceparent is not None:
+        _check_traceparent(stream, event, traceparent)
+    metadata = None if event.metadata is None else _metadata_json(stream, event)
+    return EncodedEvent(
+        event.id, event.data.event_type, schema_id, data, correlation_id, causation_id, traceparent, metadata
+    )
+
+
+def _metadata_json(stream: str, event: NewEvent) -> str:
+    try:
+        text = orjson.dumps(dict(event.metadata or {})).decode()
+    except TypeError as error:
+        raise InvalidEventError(stream, event.data.event_type, f"its metadata is not JSON: {error}") from error
+    if "\\u0000" in text:
+        raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
+    return text
+
+
+def _check_traceparent(stream: str, event: NewEvent, value: str) -> None:
+    if not (value.isascii() and value.isprintable() and len(value) <= _TRACEPARENT_CHARACTERS_MAX):
+        raise InvalidEventError(stream, event.data.event_type, "its traceparent is not a W3C trace context header")
