@@ -29,9 +29,8 @@ from gatelog.schemas.registry import PostgresRegistry
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
-SESSION_TIMEOUT_MS: Final = (
-    6_000  # brokers allow no less; a member declared dead too early writes nothing (see _write)
-)
+# Brokers allow no less. A member that is declared dead too early does no harm: it writes nothing (see _write).
+SESSION_TIMEOUT_MS: Final = 6_000
 PACKAGE: Final = "gatelog.indexer"
 
 _log = logs.logger("indexer")
@@ -151,6 +150,7 @@ class _Session:
         topics, numbers = [topic for topic, _ in places], [p for _, p in places]
         await self._pool.execute(self._sql["claim_new"], topics, numbers)
         rows = await self._pool.fetch(self._sql["offsets"], topics, numbers)
+        await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 
     async def _read(self, messages: Sequence[Message]) -> _Batch:

@@ -15,6 +15,7 @@ from gatelog.core.domain import ANY
 from gatelog.producer.gate import LATER, Appended, Gate, Verdict, Writes
 
 LATER_S: Final = 0.05  # until a stream that is locked from outside is tried again
+_SHARE_APPENDS_MIN: Final = 8  # a batch has a fixed cost: very small ones do not pay
 _SCAN_BATCHES_MAX: Final = 4  # how far a full queue is searched for appends whose stream is free
 
 
@@ -41,7 +42,7 @@ class Batcher:
         self._open: deque[_Waiting] = deque()  # in order of their deadlines, because all have the same timeout
         self._busy: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
-        self._pump_is_due = False
+        self._in_flight = 0  # batches
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, writes: Writes) -> asyncio.Future[list[Appended]]:
@@ -57,7 +58,7 @@ class Batcher:
         self._open.append(waiting)
         if self._timer is None:
             self._timer = loop.call_at(waiting.deadline, self._expire)
-        self._pump_soon()
+        self._work_soon()
         return waiting.answer
 
     async def drain(self) -> None:
@@ -75,20 +76,24 @@ class Batcher:
             _answer(self._open.popleft(), TimeoutError())
         self._timer = loop.call_at(self._open[0].deadline, self._expire) if self._open else None
 
-    def _pump_soon(self) -> None:
-        """Start batches once the callers that are ready in this turn of the event loop have all submitted."""
-        if not self._pump_is_due:
-            self._pump_is_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+    def _work_soon(self) -> None:
+        """Start a worker, unless enough of them are at work.
 
-    def _pump(self) -> None:
-        self._pump_is_due = False
-        while self._queue and len(self._running) < self._batches_max:
-            batch = self._take()
-            if not batch:
-                return  # every stream in reach is in flight; its batch's end pumps again
-            task = asyncio.create_task(self._carry_out(batch))
-            self._running.add(task)
+        It begins when the callers that are ready in this turn of the event loop have all submitted.
+        """
+        if len(self._running) < self._batches_max:
+            self._running.add(asyncio.get_running_loop().create_task(self._work()))
+
+    async def _work(self) -> None:
+        """Carry out batch after batch until nothing is left that could go now."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while batch := self._take():
+                await self._carry_out(batch)
+                await asyncio.sleep(0)  # those who have just got their answer may have more for the next batch
+        finally:
+            self._running.discard(task)  # here, and not when the task is done: a submit in between would wait for it
 
     def _take(self) -> list[_Waiting]:
         """Take the next batch off the queue; what cannot go yet keeps its place, and its stream's later ones too."""
@@ -97,7 +102,8 @@ class Batcher:
         shared: set[str] = set()
         closed: set[str] = set()
         left: list[_Waiting] = []
-        while self._queue and scanned < _SCAN_BATCHES_MAX * self._batch_events_max:
+        appends_max = self._fair_share()
+        while self._queue and len(batch) < appends_max and scanned < _SCAN_BATCHES_MAX * self._batch_events_max:
             waiting = self._queue.popleft()
             if waiting.answer.done():
                 continue
@@ -117,9 +123,15 @@ class Batcher:
         self._queue.extendleft(reversed(left))
         return batch
 
+    def _fair_share(self) -> int:
+        """Leave something to the other workers: while Postgres has one batch, the next one is made."""
+        idle = max(1, self._batches_max - self._in_flight)
+        return max(_SHARE_APPENDS_MIN, -(-len(self._queue) // idle))
+
     async def _carry_out(self, batch: list[_Waiting]) -> None:
         self._busy |= _streams(batch)
         put_off: list[_Waiting] = []
+        self._in_flight += 1
         try:
             appends = [waiting.writes for waiting in batch]
             verdicts = await self._gate.append(appends, patient=not batch[0].alone)
@@ -134,25 +146,23 @@ class Batcher:
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._in_flight -= 1
             self._release(batch)
             if put_off:  # their streams stay busy meanwhile, so that nothing overtakes them
                 self._busy |= _streams(put_off)
                 asyncio.get_running_loop().call_later(LATER_S, self._try_again, put_off)
-            task = asyncio.current_task()
-            assert task is not None
-            self._running.discard(task)
 
     def _try_again(self, put_off: Sequence[_Waiting]) -> None:
         for waiting in put_off:
             waiting.alone = True
         self._queue.extendleft(reversed(put_off))
         self._release(put_off)
+        self._work_soon()
 
     def _release(self, batch: Sequence[_Waiting]) -> None:
         self._busy -= _streams(batch)
         while self._open and self._open[0].answer.done():
             self._open.popleft()
-        self._pump_soon()
 
 
 def _streams(batch: Sequence[_Waiting]) -> set[str]:

@@ -49,6 +49,7 @@ class PostgresGate:
         self._pool = pool
         self._doorbell = doorbell
         self._sql = queries(PACKAGE, "append.sql", settings.store)
+        self._free: list[postgres.PooledConnection] = []
 
     async def append(self, batch: Sequence[Writes], *, patient: bool) -> Sequence[Verdict]:
         """See ``Gate``."""
@@ -97,8 +98,7 @@ class PostgresGate:
         while True:
             try:
                 with postgres.translated(self._settings.store, self._settings.dsn):
-                    async with self._pool.acquire() as connection:
-                        verdicts = await self._decide(connection, batch, patient=patient)
+                    verdicts = await self._on_own_connection(batch, patient=patient)
             except PostgresUnavailableError as error:
                 if asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline:
                     raise
@@ -107,6 +107,22 @@ class PostgresGate:
             else:
                 self._doorbell.ring()
                 return verdicts
+
+    async def _on_own_connection(self, batch: Sequence[Writes], *, patient: bool) -> list[Verdict]:
+        """Connections are kept from batch to batch: the pool's give and take costs as much as a small append."""
+        connection = self._free.pop() if self._free else await self._pool.acquire()
+        try:
+            verdicts = await self._decide(connection, batch, patient=patient)
+        except BaseException:
+            await self._pool.release(connection)  # which sees whether it is still good
+            raise
+        self._free.append(connection)
+        return verdicts
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        while self._free:
+            await self._pool.release(self._free.pop())
 
     async def _decide(
         self, connection: postgres.Connection, batch: Sequence[Writes], *, patient: bool

@@ -59,9 +59,11 @@ class Producer:
                 await migrations.check(connection, settings.store, PACKAGE)
             codec = Codec(PostgresRegistry(pool, settings.store), register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
-                producer = cls(settings, codec, PostgresGate(settings, pool, doorbell))
+                gate = PostgresGate(settings, pool, doorbell)
+                producer = cls(settings, codec, gate)
                 yield producer
                 await producer._batcher.drain()
+                await gate.close()
 
     async def append(
         self,
