@@ -83,7 +83,7 @@ async def _model(settings: Settings, event_type: str, schema: Path | None, model
     if schema is not None:
         return _from_file(schema, event_type)
     async with postgres.pool(settings.dsn, settings.store, "gatelog append", 1) as pool:
-        return model_from((await PostgresRegistry(pool, settings.store).latest(event_type)).definition)
+        return model_from((await PostgresRegistry(settings, pool).latest(event_type)).definition)
 
 
 def _imported(module: str, event_type: str) -> type[Event]:

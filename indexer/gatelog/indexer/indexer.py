@@ -102,7 +102,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        self._codec = Codec(PostgresRegistry(pool, settings.store), register=False)
+        self._codec = Codec(PostgresRegistry(settings, pool), register=False)
         self._source = source_of(settings.store)
         self._next: dict[Place, int] = {}
         self._loop = asyncio.get_running_loop()
@@ -179,7 +179,7 @@ class _Session:
         if not self._settings.index_jsonb:
             return None
         try:
-            return json_of(self._codec, record)
+            return json_of(self._codec, record.schema_id, record.raw)
         except UndecodableRecordError as error:
             self._keep(batch, message, str(error))  # its envelope and bytes are indexed all the same
             return None

@@ -52,7 +52,7 @@ def row_of(record: Record, data_json: str | None) -> Row:
     )
 
 
-def json_of(codec: Codec, record: Record) -> str:
+def json_of(codec: Codec, schema_id: int, data: bytes) -> str:
     """Return the payload as JSON text that Postgres takes as jsonb.
 
     A NUL character, which jsonb cannot hold, becomes U+FFFD; the Avro bytes keep it.
@@ -60,7 +60,7 @@ def json_of(codec: Codec, record: Record) -> str:
     Raises:
         UndecodableRecordError: the schema is unknown, or the bytes are not of it.
     """
-    payload = codec.to_dict(record.schema_id, record.raw)
+    payload = codec.to_dict(schema_id, data)
     try:
         text = orjson.dumps(payload, default=_plain).decode()
     except TypeError as error:

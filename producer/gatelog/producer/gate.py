@@ -8,6 +8,7 @@ from uuid import UUID
 
 from gatelog.core.domain import ExpectedVersion, StreamState
 from gatelog.core.errors import GatelogError, InvalidInputError
+from gatelog.core.postgres import Connection
 
 EXPECT_ANY: Final = -1
 EXPECT_EXISTS: Final = -2
@@ -89,6 +90,14 @@ class Gate(Protocol):
 
         Raises:
             PostgresUnavailableError: no answer in time; whatever happened, happened to whole appends.
+        """
+        ...
+
+    async def append_within(self, connection: Connection, writes: Writes) -> list[Appended]:
+        """Decide one append inside the transaction that is open on a caller's connection.
+
+        Raises:
+            GatelogError: it was refused; the transaction is as before.
         """
         ...
 

@@ -11,7 +11,7 @@ from gatelog.core.settings import Settings
 from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.encoding import encode_events
-from gatelog.producer.gate import Appended, StreamWrite, Writes, check_expected
+from gatelog.producer.gate import Appended, Gate, StreamWrite, Writes, check_expected
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
@@ -30,7 +30,7 @@ class StreamAppend:
 class Producer:
     """Appends events to streams. Make one a process with ``connect``; it is safe for concurrent use."""
 
-    def __init__(self, settings: Settings, codec: Codec, gate: PostgresGate) -> None:
+    def __init__(self, settings: Settings, codec: Codec, gate: Gate) -> None:
         """Use ``connect`` instead."""
         self._settings = settings
         self._codec = codec
@@ -57,7 +57,7 @@ class Producer:
         async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size, prepare_session) as pool:
             async with pool.acquire() as connection:
                 await migrations.check(connection, settings.store, PACKAGE)
-            codec = Codec(PostgresRegistry(pool, settings.store), register=settings.register_schemas)
+            codec = Codec(PostgresRegistry(settings, pool), register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)
                 producer = cls(settings, codec, gate)
@@ -142,9 +142,7 @@ class Producer:
             SchemaError: a model has no Avro schema, or it is not registered and ``register_schemas`` is off.
         """
         for model in models:
-            if not self._codec.knows(model):
-                with postgres.translated(self._settings.store, self._settings.dsn):
-                    await self._codec.learn(model)
+            await self._codec.learn(model)
 
     async def _write(
         self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion, *, closes: bool = False

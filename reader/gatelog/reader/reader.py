@@ -7,14 +7,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
-import orjson
-
 from gatelog.core import migrations, postgres
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
-from gatelog.core.sql import queries
+from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Source
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
@@ -23,19 +20,17 @@ from gatelog.schemas.registry import PostgresRegistry
 CONNECTIONS_MAX: Final = 10
 WAIT_INTERVAL_S: Final = 0.01
 VERSION_MAX: Final = 2**63 - 1
-_PACKAGE: Final = "gatelog.reader"
 _TABLES_OF: Final = "gatelog.indexer"  # whose tables, through views, this part reads
 
 
 class Reader:
     """Reads streams, categories and the whole log. Make one a process with ``connect``."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+    def __init__(self, settings: Settings, codec: Codec, source: Source) -> None:
         """Use ``connect`` instead."""
         self._settings = settings
-        self._pool = pool
-        self._sql = queries(_PACKAGE, "read.sql", settings.store)
-        self._codec = Codec(PostgresRegistry(pool, settings.store), register=False)
+        self._codec = codec
+        self._source = source
 
     @classmethod
     @asynccontextmanager
@@ -51,7 +46,8 @@ class Reader:
         async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
             async with pool.acquire() as connection:
                 await migrations.check(connection, settings.store, _TABLES_OF)
-            yield cls(settings, pool)
+            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            yield cls(settings, codec, PostgresSource(settings, pool))
 
     async def stream(
         self,
@@ -75,11 +71,10 @@ class Reader:
         check_stream_id(stream)
         lowest, highest = from_version or 1, to_version or VERSION_MAX
         left = _checked_limit(limit)
-        sql = self._sql["stream_backward" if backward else "stream_forward"]
         first = True
         while lowest <= highest and left > 0:
             page = min(left, self._settings.read_rows_max)
-            events = await self._fetch(sql, stream, lowest, highest, page)
+            events = await self._events(await self._source.stream(stream, lowest, highest, page, backward=backward))
             if first and not events and not await self.version(stream):
                 raise StreamNotFoundError(stream)
             for event in events:
@@ -101,8 +96,7 @@ class Reader:
             PostgresUnavailableError: no answer.
         """
         check_stream_id(stream)
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            return int(await self._pool.fetchval(self._sql["version"], stream))
+        return await self._source.version(stream)
 
     def category(
         self,
@@ -141,8 +135,7 @@ class Reader:
 
     async def frontier(self) -> int:
         """Return the highest position below which the index misses nothing."""
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            return int(await self._pool.fetchval(self._sql["frontier"]))
+        return await self._source.frontier()
 
     async def indexed(self, event_ids: Sequence[UUID], *, timeout: float = 30.0) -> list[int]:
         """Wait until the index holds these events and the log up to them; return their positions in order.
@@ -154,9 +147,7 @@ class Reader:
         try:
             async with asyncio.timeout(timeout):
                 while len(found) < len(set(event_ids)) or await self.frontier() < max(found.values(), default=0):
-                    with postgres.translated(self._settings.store, self._settings.dsn):
-                        rows = await self._pool.fetch(self._sql["positions"], event_ids)
-                    found = {row["event_id"]: row["position"] for row in rows}
+                    found = await self._source.positions(event_ids)
                     await asyncio.sleep(WAIT_INTERVAL_S)
         except TimeoutError as error:
             raise WaitTimeoutError(
@@ -176,11 +167,11 @@ class Reader:
         limit: int | None,
     ) -> AsyncIterator[RecordedEvent]:
         names = None if types is None else [t if isinstance(t, str) else t.event_type for t in types]
-        match = None if where is None else orjson.dumps(dict(where), default=str).decode()
+        wanted = LogFilter(categories, names, since, until, where)
         left = _checked_limit(limit)
         while left > 0:
             page = min(left, self._settings.read_rows_max)
-            events = await self._fetch(self._sql["log"], after, categories, names, since, until, match, page)
+            events = await self._events(await self._source.log(after, wanted, page))
             for event in events:
                 yield event
             if len(events) < page:
@@ -189,19 +180,17 @@ class Reader:
             assert events[-1].position is not None
             after = events[-1].position
 
-    async def _fetch(self, sql: str, *arguments: object) -> list[RecordedEvent]:
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            rows = await self._pool.fetch(sql, *arguments)
-            await self._codec.warm({row["schema_id"] for row in rows})
-        return [self._event(row) for row in rows]
-
-    def _event(self, row: asyncpg.Record) -> RecordedEvent:
-        """Statements in read.sql select the columns in the order of ``RecordedEvent``."""
-        arguments: tuple[Any, ...] = (*row, self._codec)
-        return RecordedEvent(*arguments)
+    async def _events(self, rows: Sequence[Row]) -> list[RecordedEvent]:
+        await self._codec.warm({row[SCHEMA_ID] for row in rows})
+        return [_event(row, self._codec) for row in rows]
 
 
 def _checked_limit(limit: int | None) -> int:
     if limit is not None and limit < 0:
         raise InvalidInputError(f"limit is {limit}; it must not be negative.")
     return VERSION_MAX if limit is None else limit
+
+
+def _event(row: Row, codec: Codec) -> RecordedEvent:
+    fields: tuple[Any, ...] = (*row, codec)
+    return RecordedEvent(*fields)

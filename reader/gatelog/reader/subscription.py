@@ -87,7 +87,7 @@ class Subscription:
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, f"gatelog subscription {self.name}", 1) as pool:
-            codec = Codec(PostgresRegistry(pool, settings.store), register=False)
+            codec = Codec(PostgresRegistry(settings, pool), register=False)
             consumer = self._consumer(settings)
             try:
                 while not stop.is_set():
@@ -95,8 +95,7 @@ class Subscription:
                         kafka.poll, consumer, settings.kafka_properties, POLL_S, BATCH_MAX
                     )
                     events = _parse(messages, source_of(settings.store))
-                    with postgres.translated(settings.store, settings.dsn):
-                        await codec.warm({record.schema_id for record in events})
+                    await codec.warm({record.schema_id for record in events})
                     yield [record.with_codec(codec) for record in events]
                     await asyncio.to_thread(_commit, consumer, messages, settings.kafka_properties)
             finally:

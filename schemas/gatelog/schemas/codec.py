@@ -1,5 +1,6 @@
 """Events to Avro bytes and back, each schema parsed once."""
 
+import asyncio
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from gatelog.core.errors import InvalidEventError, SchemaError, UndecodableRecordError
 from gatelog.schemas.event import Event, model_of
-from gatelog.schemas.registry import PostgresRegistry, RegisteredSchema
+from gatelog.schemas.registry import RegisteredSchema, Registry
 
 WIRE_HEADER: Final = struct.Struct(">bI")  # Confluent wire format: a zero byte, the schema id
 _UNREADABLE: Final = (ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError)
@@ -28,10 +29,11 @@ class _Encoder:
 class Codec:
     """Encodes models and decodes stored bytes; knows the schemas that it was warmed with."""
 
-    def __init__(self, registry: PostgresRegistry, *, register: bool) -> None:
+    def __init__(self, registry: Registry, *, register: bool) -> None:
         """Use ``registry``; ``register`` allows new schemas to be written to it on the way."""
         self._registry = registry
         self._register = register
+        self._learning = asyncio.Lock()
         self._encoders: dict[type[Event], _Encoder] = {}
         self._writers: dict[int, ParsedSchema] = {}
         self._readers: dict[type[Event], ParsedSchema] = {}
@@ -42,11 +44,12 @@ class Codec:
         Raises:
             SchemaError: the model has no Avro schema, or it is not registered and may not be.
         """
-        if model not in self._encoders:
-            definition = model.avro_schema()
-            schema_id = await self._registry.id_of(model.event_type, definition, register=self._register)
-            parsed = fastavro.parse_schema(definition)
-            self._encoders[model] = _Encoder(schema_id, parsed, _dict_of(model))
+        async with self._learning:  # one asks; those who wait for it go on in the order in which they came
+            if model not in self._encoders:
+                definition = model.avro_schema()
+                schema_id = await self._registry.id_of(model.event_type, definition, register=self._register)
+                parsed = fastavro.parse_schema(definition)
+                self._encoders[model] = _Encoder(schema_id, parsed, _dict_of(model))
 
     def knows(self, model: type[Event]) -> bool:
         """Say whether ``encode`` can take events of ``model`` without I/O."""
