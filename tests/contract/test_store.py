@@ -1,12 +1,12 @@
 """What every store does, the real one and the one in memory. Nothing here waits for relay or indexer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from uuid import uuid4
 
 import pytest
 from support.models import Noted
+from support.stores import Store
 
 from gatelog.core.domain import ExpectedVersion
 from gatelog.core.errors import (
@@ -17,40 +17,8 @@ from gatelog.core.errors import (
     StreamClosedError,
     StreamNotFoundError,
 )
-from gatelog.core.settings import Settings
-from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, Producer, StreamAppend, retry_on_conflict
-from gatelog.reader import Reader
+from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, StreamAppend, retry_on_conflict
 from gatelog.schemas import NewEvent, StreamClosed
-from gatelog.testing import MemoryStore
-
-
-@dataclass
-class Store:
-    producer: Producer
-    reader: Reader
-
-    async def append(self, stream: str, *texts: str, expected: ExpectedVersion = ANY) -> int:
-        events = [Noted(text=text) for text in texts]
-        return (await self.producer.append(stream, events, expected_version=expected)).version
-
-    async def texts(self, stream: str) -> list[str]:
-        return [event.data.text async for event in self.reader.stream(stream) if isinstance(event.data, Noted)]
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def real(request: pytest.FixtureRequest) -> Settings | None:
-    """Settings of a real store; the store in memory needs no services."""
-    return request.getfixturevalue("settings") if request.param == "postgres" else None
-
-
-@pytest.fixture
-async def store(real: Settings | None) -> AsyncIterator[Store]:
-    if real is None:
-        memory = MemoryStore()
-        yield Store(memory.producer, memory.reader)
-    else:
-        async with Producer.connect(real) as producer, Reader.connect(real) as reader:
-            yield Store(producer, reader)
 
 
 @pytest.mark.parametrize(

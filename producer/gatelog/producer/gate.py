@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias, assert_never
 from uuid import UUID
@@ -67,6 +68,16 @@ class Appended:
     known: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HistoricWrite:
+    """An encoded event, and its place in its stream."""
+
+    stream: str
+    version: int
+    recorded_at: datetime | None
+    event: EncodedEvent
+
+
 class Later(Enum):
     """A transaction outside holds the stream's row: ask again later, and do not keep others waiting."""
 
@@ -98,6 +109,14 @@ class Gate(Protocol):
 
         Raises:
             GatelogError: it was refused; the transaction is as before.
+        """
+        ...
+
+    async def load(self, chunk: Sequence[HistoricWrite]) -> int:
+        """Store a chunk of history, all or nothing, and return how many of its events were stored before.
+
+        Raises:
+            GatelogError: it was refused; nothing was changed.
         """
         ...
 

@@ -24,7 +24,8 @@ from gatelog.core.errors import (
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.producer.doorbell import Doorbell
-from gatelog.producer.gate import LATER, Appended, EncodedEvent, StreamWrite, Verdict, Writes
+from gatelog.producer.gate import LATER, Appended, EncodedEvent, HistoricWrite, StreamWrite, Verdict, Writes
+from gatelog.producer.loading import load_chunk
 
 PACKAGE: Final = "gatelog.producer"
 IMPATIENT_MS: Final = 5
@@ -76,6 +77,14 @@ class PostgresGate:
         if isinstance(verdict, Exception):
             raise verdict
         return verdict
+
+    async def load(self, chunk: Sequence[HistoricWrite]) -> int:
+        """See ``Gate``."""
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            async with self._pool.acquire() as connection:
+                known = await load_chunk(connection, self._settings, chunk)
+        self._doorbell.ring()
+        return known
 
     async def _each(self, batch: Sequence[Writes], *, patient: bool) -> list[Verdict]:
         """Append by append; what follows on a stream that is put off is put off too: nothing is overtaken."""

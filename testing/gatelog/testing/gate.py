@@ -20,10 +20,12 @@ from gatelog.producer.gate import (
     EXPECT_EXISTS,
     Appended,
     EncodedEvent,
+    HistoricWrite,
     StreamWrite,
     Verdict,
     Writes,
 )
+from gatelog.producer.loading import check_chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,10 @@ class Log:
         """Return how many events a stream has."""
         return len(self.streams.get(stream, ()))
 
-    def add(self, stream: str, event: EncodedEvent) -> None:
+    def add(self, stream: str, event: EncodedEvent, recorded_at: datetime | None = None) -> None:
         """Store an event as the next of its stream."""
-        stored = Stored(stream, self.version(stream) + 1, len(self.events) + 1, datetime.now(UTC), event)
+        when = recorded_at or datetime.now(UTC)
+        stored = Stored(stream, self.version(stream) + 1, len(self.events) + 1, when, event)
         self.events.append(stored)
         self.by_id[event.id] = stored
         self.streams.setdefault(stream, []).append(stored)
@@ -73,6 +76,24 @@ class MemoryGate:
     async def append_within(self, connection: Connection, writes: Writes) -> list[Appended]:
         """Refuse: there is no transaction to join."""
         raise InvalidInputError("A store in memory cannot take part in a Postgres transaction.")
+
+    async def load(self, chunk: Sequence[HistoricWrite]) -> int:
+        """See ``Gate``."""
+        for stream in check_chunk(chunk):
+            if stream in self.log.closed:
+                raise StreamClosedError(stream, self.log.version(stream))
+        known = [write for write in chunk if write.event.id in self.log.by_id]
+        for write in known:
+            stored = self.log.by_id[write.event.id]
+            if (stored.stream, stored.version) != (write.stream, write.version):
+                raise EventIdReusedError(write.stream, len(known), len(chunk), write.event.id)
+        left = [write for write in chunk if write.event.id not in self.log.by_id]
+        for stream, (before, _) in check_chunk(left).items():
+            if self.log.version(stream) != before:
+                raise ConflictError(stream, before, self.log.version(stream))
+        for write in left:
+            self.log.add(write.stream, write.event, write.recorded_at)
+        return len(known)
 
     def _decide(self, writes: Writes) -> Verdict:
         known = [self._known(write) for write in writes]

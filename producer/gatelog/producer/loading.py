@@ -1,0 +1,171 @@
+"""Bulk import: events whose streams and versions are given, a chunk a transaction, by COPY.
+
+A chunk that was loaded before is recognised by its ids, so that an import that was cut off is simply run again.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+import asyncpg
+
+from gatelog.core import postgres
+from gatelog.core.errors import (
+    BacklogFullError,
+    ConflictError,
+    EventIdReusedError,
+    InvalidInputError,
+    StreamClosedError,
+)
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.producer.gate import HistoricWrite
+
+T = TypeVar("T")
+
+COLUMNS: Final = (
+    "stream",
+    "version",
+    "event_id",
+    "type",
+    "schema_id",
+    "recorded_at",
+    "correlation_id",
+    "causation_id",
+    "traceparent",
+    "metadata",
+    "data",
+)
+
+
+async def chunks(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
+    """Yield the items in lists of up to ``size``."""
+    chunk: list[T] = []
+    async for item in _each(items):
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def check_chunk(chunk: Sequence[HistoricWrite]) -> dict[str, tuple[int, int]]:
+    """Return the version before the first event, and the number of events, of each stream in a chunk.
+
+    Raises:
+        InvalidInputError: the versions of a stream do not follow each other, or an id is there twice.
+    """
+    streams: dict[str, tuple[int, int]] = {}
+    for write in chunk:
+        before, count = streams.get(write.stream, (write.version - 1, 0))
+        if write.version != before + count + 1 or before < 0:
+            raise InvalidInputError(
+                f"Load into {write.stream!r}: version {write.version} comes where {max(before, 0) + count + 1} "
+                "should. Give each stream's events in order, without gaps."
+            )
+        streams[write.stream] = (before, count + 1)
+    if len({write.event.id for write in chunk}) < len(chunk):
+        raise InvalidInputError(f"Load: an event id is twice among the {len(chunk):,} events of a chunk.")
+    return streams
+
+
+async def load_chunk(connection: postgres.Connection, settings: Settings, chunk: Sequence[HistoricWrite]) -> int:
+    """Store a chunk, all or nothing, and return how many of its events were stored before.
+
+    Raises:
+        ConflictError: a stream is not where its first event belongs.
+        StreamClosedError, EventIdReusedError, BacklogFullError: as for appends.
+    """
+    sql = queries("gatelog.producer", "load.sql", settings.store)
+    streams = check_chunk(chunk)
+    try:
+        if await _stored_plainly(connection, settings, sql, chunk, streams):
+            return 0
+    except asyncpg.UniqueViolationError:
+        pass  # an id is in the outbox already: see below
+    rows = await connection.fetch(sql["stored"], [write.event.id for write in chunk])
+    stored = {row["event_id"]: (row["stream"], row["version"]) for row in rows}
+    for write in chunk:
+        if stored.get(write.event.id, (write.stream, write.version)) != (write.stream, write.version):
+            raise EventIdReusedError(write.stream, len(stored), len(chunk), write.event.id)
+    if not stored:
+        raise await _refusal(connection, settings, sql, streams)
+    left = [write for write in chunk if write.event.id not in stored]
+    if left:
+        await load_chunk(connection, settings, left)
+    return len(stored)
+
+
+async def _stored_plainly(
+    connection: postgres.Connection,
+    settings: Settings,
+    sql: dict[str, str],
+    chunk: Sequence[HistoricWrite],
+    streams: dict[str, tuple[int, int]],
+) -> bool:
+    """Store a chunk that is new as a whole. False: it is not, and nothing was changed."""
+    names = sorted(streams)  # one lock order everywhere: code points sort as UTF-8 bytes do
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        passed: int = await connection.fetchval(
+            sql["pass"],
+            names,
+            [streams[name][0] for name in names],
+            [streams[name][1] for name in names],
+            [write.event.id for write in chunk],
+            settings.outbox_events_max,
+        )
+        if passed == len(names):
+            now = datetime.now(UTC)
+            await connection.copy_records_to_table(
+                "outbox", schema_name=settings.store, columns=COLUMNS, records=[_row(write, now) for write in chunk]
+            )
+    except BaseException:
+        await transaction.rollback()
+        raise
+    if passed < len(names):
+        await transaction.rollback()
+        return False
+    await transaction.commit()
+    return True
+
+
+def _row(write: HistoricWrite, now: datetime) -> tuple[object, ...]:
+    event = write.event
+    return (
+        write.stream,
+        write.version,
+        event.id,
+        event.type,
+        event.schema_id,
+        write.recorded_at or now,
+        event.correlation_id,
+        event.causation_id,
+        event.traceparent,
+        event.metadata,
+        event.data,
+    )
+
+
+async def _refusal(
+    connection: postgres.Connection, settings: Settings, sql: dict[str, str], streams: dict[str, tuple[int, int]]
+) -> ConflictError | StreamClosedError | BacklogFullError:
+    rows = {row["stream"]: row for row in await connection.fetch(sql["state"], list(streams))}
+    for name, (before, _) in streams.items():
+        version = rows[name]["version"] if name in rows else 0
+        if version != before:
+            return ConflictError(name, before, version)
+        if name in rows and rows[name]["closed"]:
+            return StreamClosedError(name, version)
+    return BacklogFullError(settings.store, settings.outbox_events_max)
