@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 REPO   ?= .
+SUITE  ?=
 
-.PHONY: help setup demo test test-unit check format lock clean
+.PHONY: help setup demo test test-unit bench check format lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +28,9 @@ test: setup      ## the whole suite, on a real Postgres and a real Kafka that it
 
 test-unit: setup ## the tests that need no services, in seconds
 	$(BIN)/pytest tests/unit
+
+bench: setup     ## measure against baselines (SUITE=append, ROUNDS=3); JSON and pictures in bench/out
+	$(BIN)/python -m bench $(SUITE)
 
 check: setup     ## formatting, lint, types, dependency direction
 	$(BIN)/ruff format --check .
