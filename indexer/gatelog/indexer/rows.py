@@ -10,6 +10,7 @@ from gatelog.core.domain import category_of
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import Record
+from gatelog.schemas.json_text import without_nul
 
 COLUMNS: Final = (
     "position",
@@ -62,10 +63,9 @@ def json_of(codec: Codec, schema_id: int, data: bytes) -> str:
     """
     payload = codec.to_dict(schema_id, data)
     try:
-        text = orjson.dumps(payload, default=_plain).decode()
+        return without_nul(orjson.dumps(payload, default=_plain).decode())
     except TypeError as error:
         raise UndecodableRecordError(f"the payload has no JSON form: {error}") from error
-    return text.replace("\\u0000", "\ufffd") if "\\u0000" in text else text
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - whatever orjson does not know: Decimal, bytes, large int

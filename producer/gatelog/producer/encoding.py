@@ -11,6 +11,7 @@ from gatelog.producer.gate import EncodedEvent
 from gatelog.schemas.causation import cause
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import NewEvent
+from gatelog.schemas.json_text import has_nul
 
 _TRACEPARENT_CHARACTERS_MAX: Final = 512
 
@@ -58,7 +59,7 @@ def _metadata_json(stream: str, event: NewEvent) -> str:
         text = orjson.dumps(dict(event.metadata or {})).decode()
     except TypeError as error:
         raise InvalidEventError(stream, event.data.event_type, f"its metadata is not JSON: {error}") from error
-    if "\\u0000" in text:
+    if has_nul(text):
         raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
     return text
 

@@ -4,8 +4,9 @@ import asyncio
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
 import fastavro
 from fastavro.types import Schema as ParsedSchema
@@ -130,11 +131,26 @@ def _parse(schema: RegisteredSchema) -> ParsedSchema:
 
 def _dict_of(model: type[Event]) -> Callable[[Event], dict[str, Any]]:
     """Flat models need no copy: their fields are a dict already."""
-    flat = all(not _nests(info.annotation) for info in model.model_fields.values())
-    return (lambda event: event.__dict__) if flat else (lambda event: event.model_dump())
+    flat = all(not _differs(info.annotation) for info in model.model_fields.values())
+    return (
+        (lambda event: event.__dict__) if flat else (lambda event: {k: _avro(v) for k, v in event.__dict__.items()})
+    )
 
 
-def _nests(annotation: Any) -> bool:  # noqa: ANN401 - any annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _differs(annotation: Any) -> bool:  # noqa: ANN401 - any annotation
+    """Say whether a field's value is not what fastavro takes."""
+    if isinstance(annotation, type) and issubclass(annotation, (BaseModel, Enum, set, frozenset)):
         return True
-    return any(_nests(arg) for arg in getattr(annotation, "__args__", ()))
+    if get_origin(annotation) in {set, frozenset}:
+        return True
+    return any(_differs(arg) for arg in getattr(annotation, "__args__", ()))
+
+
+def _avro(value: Any) -> Any:  # noqa: ANN401 - a field's value
+    if isinstance(value, BaseModel):
+        return {name: _avro(each) for name, each in value.__dict__.items()}
+    if isinstance(value, dict):
+        return {name: _avro(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_avro(each) for each in value]
+    return value.value if isinstance(value, Enum) else value

@@ -12,15 +12,17 @@ from uuid import UUID
 
 import orjson
 
-from gatelog.core.domain import category_of
-from gatelog.core.errors import UndecodableRecordError
+from gatelog.core.domain import category_of, check_stream_id
+from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
+from gatelog.schemas.json_text import has_nul
 
 Headers = Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]
 
 _CONSTANT: Final = (("ce_specversion", b"1.0"), ("content-type", b"application/vnd.confluent.avro"))
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
+_ATTRIBUTES: Final = (*_REQUIRED, "ce_correlationid", "ce_causationid", "traceparent", "ce_metadata")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +167,54 @@ def parse_record(source: str, headers: Headers | None, value: bytes | None) -> R
         ForeignRecordError: its ``ce_source`` is missing or of another store.
         UndecodableRecordError: it claims to be ours, but an attribute or the wire header is missing or wrong.
     """
-    found = {name: text.decode() if isinstance(text, bytes) else text for name, text in dict(headers or ()).items()}
-    if found.get("ce_source") != source:
+    found = dict(headers or ())
+    if found.get("ce_source") not in {source, source.encode()}:
         raise ForeignRecordError(f"ce_source is {found.get('ce_source')!r}, not {source!r}")
     if missing := [name for name in _REQUIRED if not found.get(name)]:
         raise UndecodableRecordError(f"headers {missing} are missing")
     if value is None or len(value) < WIRE_HEADER.size or value[0] != 0:
         raise UndecodableRecordError("the value is not in Confluent wire format")
     try:
-        return _record(found, value)
-    except (ValueError, TypeError) as error:
+        return _record({name: _text(found.get(name)) for name in _ATTRIBUTES}, value)
+    except (ValueError, TypeError, InvalidStreamIdError) as error:
         raise UndecodableRecordError(f"a header is not what it should be: {error}") from error
 
 
+def _text(header: str | bytes | None) -> str | None:
+    text = header.decode() if isinstance(header, bytes) else header
+    if text is not None and "\0" in text:
+        raise ValueError(f"{text!r} holds a NUL character")
+    return text
+
+
 def _record(found: dict[str, Any], value: bytes) -> Record:
-    correlation, causation = found.get("ce_correlationid"), found.get("ce_causationid")
+    """Check what Postgres would refuse: one record that it cannot take must not hold up those behind it."""
+    correlation, causation = found["ce_correlationid"], found["ce_causationid"]
+    recorded_at = datetime.fromisoformat(found["ce_time"])
+    if recorded_at.tzinfo is None:
+        raise ValueError("ce_time has no time zone")
+    if (metadata := found["ce_metadata"]) is not None:
+        orjson.loads(metadata)
+        if has_nul(metadata):
+            raise ValueError("ce_metadata holds a NUL character")
     return Record(
-        stream=found["ce_subject"],
-        version=int(found["ce_streamversion"]),
-        position=int(found["ce_position"]),
+        stream=check_stream_id(found["ce_subject"]),
+        version=_positive(found["ce_streamversion"]),
+        position=_positive(found["ce_position"]),
         id=UUID(found["ce_id"]),
         type=found["ce_type"],
-        recorded_at=datetime.fromisoformat(found["ce_time"]),
+        recorded_at=recorded_at,
         correlation_id=UUID(correlation) if correlation else None,
         causation_id=UUID(causation) if causation else None,
-        traceparent=found.get("traceparent"),
-        metadata_json=found.get("ce_metadata"),
+        traceparent=found["traceparent"],
+        metadata_json=metadata,
         schema_id=WIRE_HEADER.unpack_from(value)[1],
         raw=value[WIRE_HEADER.size :],
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 2**63:
+        raise ValueError(f"{text} is not a version or position")
+    return number

@@ -1,0 +1,133 @@
+"""The Kafka record of an event: headers out, headers in."""
+
+import string
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gatelog.core.errors import UndecodableRecordError
+from gatelog.schemas.envelope import (
+    ForeignRecordError,
+    Headers,
+    Record,
+    headers_of,
+    parse_record,
+    source_of,
+    wire_value,
+)
+
+SOURCE = source_of("shop")
+TIMES = st.datetimes(min_value=datetime(1970, 1, 1)).map(lambda when: when.replace(tzinfo=UTC))  # noqa: DTZ001 - made aware here
+RECORDS = st.builds(
+    Record,
+    stream=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=50).map(
+        "C-{}".format
+    ),
+    version=st.integers(1, 2**63 - 1),
+    position=st.integers(1, 2**63 - 1),
+    id=st.uuids(),
+    type=st.text(string.ascii_letters, min_size=1),
+    recorded_at=TIMES,
+    correlation_id=st.none() | st.uuids(),
+    causation_id=st.none() | st.uuids(),
+    traceparent=st.none() | st.text(string.hexdigits, min_size=1),
+    metadata_json=st.none() | st.just('{"ü": 1}'),
+    schema_id=st.integers(1, 2**32 - 1),
+    raw=st.binary(),
+)
+
+
+def headers(record: Record) -> dict[str, str | bytes | None]:
+    return dict(
+        headers_of(
+            SOURCE.encode(),
+            event_id=record.id,
+            event_type=record.type,
+            stream=record.stream,
+            version=record.version,
+            position=record.position,
+            recorded_at=record.recorded_at,
+            correlation_id=record.correlation_id,
+            causation_id=record.causation_id,
+            traceparent=record.traceparent,
+            metadata=record.metadata_json,
+        )
+    )
+
+
+EXAMPLE = Record(
+    "Order-42", 1, 7, UUID(int=1), "Placed", datetime(2026, 1, 2, tzinfo=UTC), None, None, None, None, 3, b"x"
+)
+WIRE = b"\x00\x00\x00\x00\x03x"
+
+
+@given(RECORDS)
+def test_a_record_comes_back_from_its_headers(record: Record) -> None:
+    sent = {name: text.encode() if isinstance(text, str) else text for name, text in headers(record).items()}
+    assert parse_record(SOURCE, sent, wire_value(record.schema_id, record.raw)) == record
+
+
+def test_the_record_is_cloudevents_in_confluent_wire_format() -> None:
+    assert wire_value(3, b"x") == WIRE
+    assert headers(EXAMPLE) == {
+        "ce_specversion": b"1.0",
+        "content-type": b"application/vnd.confluent.avro",
+        "ce_source": b"/gatelog/shop",
+        "ce_id": "00000000-0000-0000-0000-000000000001",
+        "ce_type": "Placed",
+        "ce_subject": "Order-42",
+        "ce_time": "2026-01-02T00:00:00+00:00",
+        "ce_streamversion": "1",
+        "ce_position": "7",
+    }
+
+
+@pytest.mark.parametrize("found", [None, {}, {"ce_source": b"/gatelog/other"}, {"x": b"y"}])
+def test_records_of_others_are_told_apart(found: Headers | None) -> None:
+    with pytest.raises(ForeignRecordError):
+        parse_record(SOURCE, found, WIRE)
+
+
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [
+        ({"ce_id": b"no uuid"}, WIRE),
+        ({"ce_id": None}, WIRE),
+        ({"ce_position": b"first"}, WIRE),
+        ({"ce_time": b"yesterday"}, WIRE),
+        ({"ce_time": b"2026-01-02T00:00:00"}, WIRE),
+        ({"ce_subject": b"\xff"}, WIRE),
+        ({"ce_subject": b"Order-\x00"}, WIRE),
+        ({"ce_type": b"A\x00"}, WIRE),
+        ({"ce_streamversion": b"0"}, WIRE),
+        ({"ce_position": b"9223372036854775808"}, WIRE),
+        ({"ce_metadata": b"{"}, WIRE),
+        ({"ce_metadata": b'{"a": "\\u0000"}'}, WIRE),
+        ({}, None),
+        ({}, b""),
+        ({}, b"\x00\x00"),
+        ({}, b"\x01\x00\x00\x00\x03x"),
+    ],
+)
+def test_a_broken_record_is_one_clear_error(changed: dict[str, bytes | None], value: bytes | None) -> None:
+    with pytest.raises(UndecodableRecordError) as broken:
+        parse_record(SOURCE, {**headers(EXAMPLE), **changed}, value)
+    assert not isinstance(broken.value, ForeignRecordError), "it claims to be ours"
+
+
+@given(st.dictionaries(st.sampled_from([*headers(EXAMPLE), "traceparent"]), st.none() | st.binary()), st.binary())
+def test_no_header_and_no_value_brings_the_reader_down(changed: dict[str, str | bytes | None], value: bytes) -> None:
+    try:
+        parse_record(SOURCE, {**headers(EXAMPLE), **changed}, value)
+    except UndecodableRecordError:
+        return
+    assert value[:1] == b"\x00"
+
+
+def test_times_keep_microseconds() -> None:
+    when = datetime(2026, 1, 2, tzinfo=UTC) + timedelta(microseconds=1)
+    record = parse_record(SOURCE, {**headers(EXAMPLE), "ce_time": when.isoformat()}, WIRE)
+    assert record.recorded_at == when
