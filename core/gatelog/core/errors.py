@@ -38,6 +38,16 @@ class PostgresUnavailableError(GatelogError):
     exit_code = 3
 
 
+class PostgresRefusedError(GatelogError):
+    """Postgres refused an append for a reason that gatelog does not know: a privilege, a constraint of your own."""
+
+    exit_code = 3
+
+    def __init__(self, stream: str, why: str) -> None:
+        self.stream = stream
+        super().__init__(f"Append to {stream!r}: Postgres refused it, and stored nothing of it: {why}")
+
+
 class KafkaUnavailableError(GatelogError):
     """Kafka does not answer in time."""
 

@@ -21,6 +21,23 @@ RETURNING o.topic
 -- name: frontier
 SELECT @store.advance_frontier()
 
+-- name: doubles
+-- Which rows of a batch (counted from 0) repeat one that is in the index, or an earlier one of the batch.
+WITH b AS MATERIALIZED (
+    SELECT u.*, u.ord - 1 AS place
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[])
+        WITH ORDINALITY AS u (position, stream, version, event_id, ord)
+)
+SELECT b.place FROM b
+WHERE EXISTS (SELECT FROM @store.events e WHERE e.position = b.position)
+    OR EXISTS (SELECT FROM @store.events e WHERE e.stream = b.stream COLLATE "C" AND e.version = b.version)
+    OR EXISTS (SELECT FROM @store.events e WHERE e.event_id = b.event_id)
+    OR b.place > least(
+        (SELECT min(x.place) FROM b x WHERE x.position = b.position),
+        (SELECT min(x.place) FROM b x WHERE x.stream = b.stream AND x.version = b.version),
+        (SELECT min(x.place) FROM b x WHERE x.event_id = b.event_id)
+    )
+
 -- name: status
 SELECT f.position AS frontier,
     (SELECT coalesce(max(position), 0) FROM @store.events) AS highest,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import asyncpg
 from confluent_kafka import Consumer, Message, TopicPartition
 
 from gatelog.core import kafka, logs, migrations, postgres, services
@@ -21,7 +22,18 @@ from gatelog.core.errors import (
 )
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.indexer.rows import COLUMNS, UNREADABLE_COLUMNS, Row, json_of, row_of, unreadable_row
+from gatelog.indexer.rows import (
+    COLUMNS,
+    EVENT_ID,
+    POSITION,
+    STREAM,
+    UNREADABLE_COLUMNS,
+    VERSION,
+    Row,
+    json_of,
+    row_of,
+    unreadable_row,
+)
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 from gatelog.schemas.registry import PostgresRegistry
@@ -47,6 +59,7 @@ class PartitionLostError(GatelogError):
 @dataclass(slots=True)
 class _Batch:
     rows: list[Row] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)  # of the rows
     unreadable: list[Row] = field(default_factory=list)
     upto: dict[Place, int] = field(default_factory=dict)  # next offset
 
@@ -173,6 +186,7 @@ class _Session:
             await self._codec.warm({record.schema_id for _, record in records})
         for message, record in records:
             batch.rows.append(row_of(record, self._json(batch, message, record)))
+            batch.messages.append(message)
         return batch
 
     def _json(self, batch: _Batch, message: Message, record: Record) -> str | None:
@@ -195,9 +209,17 @@ class _Session:
         )
 
     async def _write(self, batch: _Batch) -> None:
-        """Rows and offsets in one transaction, or neither."""
         if not batch.upto:
             return
+        try:
+            await self._store(batch)
+        except asyncpg.UniqueViolationError:
+            await self._set_doubles_aside(batch)
+            await self._store(batch)
+        self._next.update(batch.upto)
+
+    async def _store(self, batch: _Batch) -> None:
+        """Rows and offsets in one transaction, or neither."""
         places = sorted(batch.upto)  # one lock order for all indexers
         async with self._pool.acquire() as connection:
             async with connection.transaction():
@@ -216,7 +238,21 @@ class _Session:
                 await self._copy(connection, "events", COLUMNS, batch.rows)
                 await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, batch.unreadable)
             await connection.execute(self._sql["frontier"])
-        self._next.update(batch.upto)
+
+    async def _set_doubles_aside(self, batch: _Batch) -> None:
+        """Keep records that repeat what the index holds: somebody else wrote them into the topic."""
+        rows = await self._pool.fetch(
+            self._sql["doubles"],
+            [row[POSITION] for row in batch.rows],
+            [row[STREAM] for row in batch.rows],
+            [row[VERSION] for row in batch.rows],
+            [row[EVENT_ID] for row in batch.rows],
+        )
+        doubles = {row["place"] for row in rows}
+        for place in doubles:
+            self._keep(batch, batch.messages[place], "its position, its version in the stream, or its id is taken")
+        batch.rows = [row for place, row in enumerate(batch.rows) if place not in doubles]
+        batch.messages = []
 
     async def _copy(
         self, connection: postgres.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]

@@ -28,6 +28,7 @@ COLUMNS: Final = (
     "data",
     "data_json",
 )
+POSITION, STREAM, VERSION, EVENT_ID = range(4)  # places in a row
 UNREADABLE_COLUMNS: Final = ("topic", "partition", "offset", "reason", "key", "value", "headers")
 
 Row = tuple[object, ...]

@@ -18,6 +18,7 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     InvalidEventError,
+    PostgresRefusedError,
     PostgresUnavailableError,
     StreamClosedError,
 )
@@ -237,7 +238,7 @@ class PostgresGate:
             return EventIdReusedError(first.stream, 1, len(first.events), first.events[0].id)
         if isinstance(error, asyncpg.DataError):
             return InvalidEventError(first.stream, first.events[0].type, str(error))
-        raise error
+        return PostgresRefusedError(first.stream, f"{type(error).__name__}: {error}")
 
 
 def _appended(write: StreamWrite, first_version: int, *, known: bool = False) -> Appended:
