@@ -123,8 +123,10 @@ class PostgresGate:
         connection = self._free.pop() if self._free else await self._pool.acquire()
         try:
             verdicts = await self._decide(connection, batch, patient=patient)
-        except BaseException:
-            await self._pool.release(connection)  # which sees whether it is still good
+        except BaseException as error:
+            if not isinstance(error, asyncpg.PostgresError):
+                connection.terminate()  # who knows what it was doing
+            await self._pool.release(connection)
             raise
         self._free.append(connection)
         return verdicts

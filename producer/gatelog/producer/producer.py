@@ -76,8 +76,9 @@ class Producer:
         settings = settings or Settings.load()
         size = settings.append_connections + 2  # batches, one for schemas, one for the doorbell
         async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size, prepare_session) as pool:
-            async with pool.acquire() as connection:
-                await migrations.check(connection, settings.store, PACKAGE)
+            with postgres.translated(settings.store, settings.dsn):
+                async with pool.acquire() as connection:
+                    await migrations.check(connection, settings.store, PACKAGE)
             codec = Codec(PostgresRegistry(settings, pool), register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)

@@ -44,8 +44,9 @@ class Reader:
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
-            async with pool.acquire() as connection:
-                await migrations.check(connection, settings.store, _TABLES_OF)
+            with postgres.translated(settings.store, settings.dsn):
+                async with pool.acquire() as connection:
+                    await migrations.check(connection, settings.store, _TABLES_OF)
             codec = Codec(PostgresRegistry(settings, pool), register=False)
             yield cls(settings, codec, PostgresSource(settings, pool))
 

@@ -40,7 +40,7 @@ AS $$
     SELECT * FROM (
         (SELECT o.* FROM @store.outbox o
          WHERE o.id > greatest(after_id, done_id) AND o.id <= last_id
-             AND o.txid > done_xid AND pg_visible_in_snapshot(o.txid, upto)
+             AND o.txid > done_xid AND NOT pg_visible_in_snapshot(o.txid, done) AND pg_visible_in_snapshot(o.txid, upto)
          ORDER BY o.id LIMIT rows_max)
         UNION ALL
         (SELECT o.* FROM @store.outbox o
@@ -66,7 +66,13 @@ AS $$
 DECLARE
     r @store.relay;
     slice record;
+    drawn bigint;
 BEGIN
+    -- First the sequence, then an xid of our own (which the row lock assigns), then the snapshot. See "due".
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        RAISE EXCEPTION 'next_tick needs a transaction of its own';
+    END IF;
+    SELECT s.last_value INTO drawn FROM @store.outbox_id s;
     SELECT * INTO STRICT r FROM @store.relay FOR UPDATE;
     IF r.epoch <> my_epoch THEN
         RAISE EXCEPTION 'relay epoch % was taken over by %', my_epoch, r.epoch USING ERRCODE = 'GL001';
@@ -86,8 +92,7 @@ BEGIN
 
     IF r.pending_events = 0 THEN
         IF r.snapshot IS NULL THEN
-            -- In this order: the sequence, then an xid of our own, then the snapshot. See "due".
-            SELECT s.last_value INTO r.snapshot_id FROM @store.outbox_id s;
+            r.snapshot_id := drawn;
             SELECT pg_current_xact_id() INTO r.snapshot_xid;
             SELECT pg_current_snapshot() INTO r.snapshot;
             r.after_id := 0;
