@@ -153,6 +153,14 @@ async def test_a_tick_is_bounded_in_events_and_bytes(producer: Producer, ticker:
     assert await ticker.tick() == 0
 
 
+async def test_no_rows_means_that_nothing_is_due(producer: Producer, ticker: Ticker) -> None:
+    """Also when the last tick took exactly what was left of an interval, and more has come since."""
+    await producer.append("Note-1", [Noted(text="x")] * 3, expected_version=0)
+    assert await ticker.tick(events_max=3) == 3
+    await producer.append("Note-1", [Noted(text="x")], expected_version=3)
+    assert await ticker.tick(events_max=3) == 1
+
+
 async def test_a_relay_of_an_older_epoch_is_refused(producer: Producer, ticker: Ticker) -> None:
     await producer.append("Note-1", [Noted(text="x")], expected_version=0)
     await ticker.take_over()

@@ -67,6 +67,7 @@ DECLARE
     r @store.relay;
     slice record;
     drawn bigint;
+    is_new boolean;
 BEGIN
     -- First the sequence, then an xid of our own (which the row lock assigns), then the snapshot. See "due".
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
@@ -90,8 +91,9 @@ BEGIN
         END IF;
     END IF;
 
-    IF r.pending_events = 0 THEN
-        IF r.snapshot IS NULL THEN
+    WHILE r.pending_events = 0 LOOP
+        is_new := r.snapshot IS NULL;
+        IF is_new THEN
             r.snapshot_id := drawn;
             SELECT pg_current_xact_id() INTO r.snapshot_xid;
             SELECT pg_current_snapshot() INTO r.snapshot;
@@ -106,18 +108,19 @@ BEGIN
                             9223372036854775807, events_max) d
         ) sized
         WHERE sized.total - sized.size < bytes_max;  -- at least one event, whatever its size
-        IF slice.events = 0 THEN
-            r.done_snapshot := r.snapshot;
-            r.done_xid := r.snapshot_xid;
-            r.done_id := r.snapshot_id;
-            r.snapshot := NULL;
-        ELSE
+        IF slice.events > 0 THEN
             r.tick := r.tick + 1;
             r.pending_events := slice.events;
             r.pending_last_id := slice.last_id;
             r.pending_ends_interval := slice.ends;
+        ELSE
+            r.done_snapshot := r.snapshot;
+            r.done_xid := r.snapshot_xid;
+            r.done_id := r.snapshot_id;
+            r.snapshot := NULL;
+            EXIT WHEN is_new;  -- otherwise nothing was left of an interval that was open: on to the next
         END IF;
-    END IF;
+    END LOOP;
 
     -- An idle relay writes nothing: only what a tick changed is stored.
     UPDATE @store.relay AS t

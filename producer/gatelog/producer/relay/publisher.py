@@ -153,7 +153,12 @@ class Publisher:
     def _abort_or_raise(self, error: KafkaError) -> None:
         if error.code() in _FENCED:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
-        refused = next(((record, e) for record, e in self._failed if e.code() in _REFUSED), None)
+        # Kafka refuses a batch for the one record in it that is too large.
+        refused = max(
+            ((record, e) for record, e in self._failed if e.code() in _REFUSED),
+            key=lambda failed: len(failed[0].value),
+            default=None,
+        )
         if error.fatal() or not (error.txn_requires_abort() or self._failed):
             raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
         self._abort()

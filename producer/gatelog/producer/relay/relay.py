@@ -128,7 +128,9 @@ class _Leadership:
                 if not await self.run_once(publisher):
                     await services.wait_any(self._settings.poll_interval_s, stop, self._wake)
                     self._wake.clear()
-                await self._check_if_due()
+                if asyncio.get_running_loop().time() - self._checked_at >= CHECK_INTERVAL_S:
+                    await self._check()
+            await self._check()
         finally:
             await asyncio.to_thread(publisher.close)
 
@@ -215,10 +217,9 @@ class _Leadership:
             row["event_id"],
         )
 
-    async def _check_if_due(self) -> None:
-        """Remember where Kafka ends, now and then, so that a start has little to read. Only between ticks."""
-        now = asyncio.get_running_loop().time()
-        if self._position == self._checked_position or now - self._checked_at < CHECK_INTERVAL_S:
+    async def _check(self) -> None:
+        """Remember where Kafka ends, so that the next start has little to read. Only between ticks."""
+        if self._position == self._checked_position:
             return
         topics = await asyncio.to_thread(self._topics.of_store)
         ends = await asyncio.to_thread(recovery.ends_of, self._properties, topics)
