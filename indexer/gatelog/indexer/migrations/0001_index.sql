@@ -72,6 +72,7 @@ INSERT INTO @store.index_frontier (position) VALUES (0);
 -- front costs one short look. Waits for a session that advances at the same time: it may not have seen our rows.
 CREATE FUNCTION @store.advance_frontier() RETURNS bigint LANGUAGE plpgsql
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     start bigint;

@@ -61,6 +61,7 @@ CREATE FUNCTION @store.append(
 LANGUAGE plpgsql
 -- The outbox may have been empty when the plan was cached: never let that mean a sequential scan later.
 SET enable_seqscan = off
+SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN

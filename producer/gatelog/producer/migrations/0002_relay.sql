@@ -36,6 +36,7 @@ CREATE FUNCTION @store.due(
 ) RETURNS SETOF @store.outbox
 LANGUAGE sql STABLE
 SET enable_seqscan = off
+SET jit = off
 AS $$
     SELECT * FROM (
         (SELECT o.* FROM @store.outbox o
