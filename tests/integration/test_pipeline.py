@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import defaultdict
+from datetime import UTC, datetime
 from functools import partial
 
 import asyncpg
@@ -14,12 +15,14 @@ from support.running import running
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
+from gatelog.core.errors import InvalidEventError, InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
-from gatelog.producer import ANY, Appended, Producer
+from gatelog.producer import ANY, Appended, HistoricEvent, Producer
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
+from gatelog.schemas import NewEvent
 
 
 async def append(producer: Producer, stream: str, text: str = "x") -> Appended:
@@ -196,6 +199,39 @@ async def test_events_are_immutable_for_every_role(
     pipeline: None,
 ) -> None:
     await reader.indexed((await append(producer, "Note-1")).event_ids)
-    for change in ("UPDATE {}.events SET stream = 'x'", "DELETE FROM {}.events", "TRUNCATE {}.events"):
+    for change in (
+        "UPDATE {}.events SET stream = 'x'",
+        "DELETE FROM {}.events",
+        "TRUNCATE {}.events",
+        "UPDATE {}.outbox SET stream = 'x'",
+        "TRUNCATE {}.outbox",
+        "DELETE FROM {}.schemas",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="immutable"):
             await connection.execute(change.format(settings.store))
+
+
+async def test_the_largest_legal_event_goes_the_whole_way(
+    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+) -> None:
+    """And one that was recorded in the future, or before Kafka's time, does not stop those behind it."""
+    text = "x" * (settings.event_bytes_max - 3)  # three bytes tell its length
+    metadata = {"a": "x" * (settings.metadata_bytes_max - 8)}
+    stream = "Note-" + "x" * 250
+    large = await producer.append(stream, [NewEvent(Noted(text=text), metadata=metadata)], expected_version=0)
+    too_large = NewEvent(Noted(text=""), metadata={"a": metadata["a"] + "x"})
+    with pytest.raises(InvalidEventError, match="metadata has 65,537 bytes"):
+        await producer.append(stream, [too_large], expected_version=ANY)
+    history = [
+        HistoricEvent("Note-then", version, NewEvent(Noted(text="x")), datetime(year, 1, 1, tzinfo=UTC))
+        for version, year in enumerate((1900, 2900), 1)
+    ]
+    await producer.load(history)
+    after = await append(producer, "Note-1")
+    await reader.indexed([*large.event_ids, *after.event_ids])
+    assert [event.recorded_at.year async for event in reader.stream("Note-then")] == [1900, 2900]
+
+
+async def test_history_without_a_time_zone_is_refused(producer: Producer) -> None:
+    with pytest.raises(InvalidInputError, match="no time zone"):
+        await producer.load([HistoricEvent("Note-1", 1, Noted(text="x"), datetime(2026, 1, 1))])  # noqa: DTZ001 - the point

@@ -1,13 +1,11 @@
 """What commands print: tables and lines for people, JSON for programs."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.schemas import RecordedEvent
@@ -49,11 +47,11 @@ def line_of(event: RecordedEvent) -> str:
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:
-    """Print names and values below a title."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    """Print names and values below a title; values are never cut or wrapped, so that they can be copied."""
+    typer.secho(title, bold=True)
+    width = max(map(len, rows), default=0)
     for name, value in rows.items():
-        table.add_row(name, value)
-    Console(file=sys.stdout).print(table)
+        typer.echo(f"  {name:<{width}}  {value}")
 
 
 def _plain(value: object) -> str:

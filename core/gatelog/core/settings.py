@@ -23,6 +23,7 @@ from gatelog.core.errors import SettingsError
 
 SETTINGS_FILE: Final = "gatelog.toml"
 ENDPOINTS_FILE: Final = "endpoints.toml"
+_ENVELOPE_BYTES_MAX: Final = 8 * 1024  # stream id (as key and header), type, trace context, ids, framing
 _KAFKA_PREFIX: Final = "GATELOG_KAFKA_"
 _UNDERSCORED: Final = frozenset({"log_level"})  # the librdkafka properties that are spelt with "_", not "."
 
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
     topic_min_insync_replicas: int | None = Field(None, ge=1, description="of a new topic; none: the broker's")
 
     event_bytes_max: int = Field(1024 * 1024, ge=1, description="encoded payload of one event")
+    metadata_bytes_max: int = Field(64 * 1024, ge=1, description="metadata of one event, as JSON")
     append_events_max: int = Field(10_000, ge=1, description="events in one append")
     batch_events_max: int = Field(2_000, ge=1, description="events that are appended in one statement")
     load_chunk_events: int = Field(5_000, ge=1, description="events that a bulk load stores in one transaction")
@@ -92,12 +94,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments before environment before file before what ``gatelog up`` started."""
-        home = Path(init_settings().get("home") or os.environ.get("GATELOG_HOME") or ".gatelog")
+        file = TomlConfigSettingsSource(settings_cls, Path(os.environ.get("GATELOG_CONFIG") or SETTINGS_FILE))
+        given = init_settings().get("home") or os.environ.get("GATELOG_HOME") or file().get("home")
+        home = Path(given or cls.model_fields["home"].default)
         return (
             init_settings,
             env_settings,
             KafkaEnvironment(settings_cls),
-            TomlConfigSettingsSource(settings_cls, Path(os.environ.get("GATELOG_CONFIG") or SETTINGS_FILE)),
+            file,
             TomlConfigSettingsSource(settings_cls, home / ENDPOINTS_FILE),
         )
 
@@ -145,6 +149,11 @@ class Settings(BaseSettings):
                 f'or "bootstrap.servers" under [kafka] in {SETTINGS_FILE}.'
             )
         return dict(self.kafka)
+
+    @property
+    def record_bytes_max(self) -> int:
+        """What the Kafka record of the largest legal event takes, headers and framing included."""
+        return self.event_bytes_max + self.metadata_bytes_max + _ENVELOPE_BYTES_MAX
 
 
 def _explain(error: ValidationError) -> str:

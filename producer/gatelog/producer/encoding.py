@@ -36,11 +36,11 @@ def encode_events(
         )
     if len(events) > 1 and len({event.id for event in events}) < len(events):
         raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
-    return tuple([_encode(codec, settings.event_bytes_max, stream, event) for event in events])
+    return tuple([_encode(codec, settings, stream, event) for event in events])
 
 
-def _encode(codec: Codec, bytes_max: int, stream: str, event: NewEvent) -> EncodedEvent:
-    schema_id, data = codec.encode(event.data, stream, bytes_max)
+def _encode(codec: Codec, settings: Settings, stream: str, event: NewEvent) -> EncodedEvent:
+    schema_id, data = codec.encode(event.data, stream, settings.event_bytes_max)
     correlation_id, causation_id, traceparent = event.correlation_id, event.causation_id, event.traceparent
     if (handled := cause()) is not None:
         correlation_id = correlation_id or handled.correlation_id or handled.id
@@ -48,17 +48,25 @@ def _encode(codec: Codec, bytes_max: int, stream: str, event: NewEvent) -> Encod
         traceparent = traceparent or handled.traceparent
     if traceparent is not None:
         _check_traceparent(stream, event, traceparent)
-    metadata = None if event.metadata is None else _metadata_json(stream, event)
+    metadata = None if event.metadata is None else _metadata_json(settings, stream, event)
     return EncodedEvent(
         event.id, event.data.event_type, schema_id, data, correlation_id, causation_id, traceparent, metadata
     )
 
 
-def _metadata_json(stream: str, event: NewEvent) -> str:
+def _metadata_json(settings: Settings, stream: str, event: NewEvent) -> str:
     try:
-        text = orjson.dumps(dict(event.metadata or {})).decode()
+        encoded = orjson.dumps(dict(event.metadata or {}))
     except TypeError as error:
         raise InvalidEventError(stream, event.data.event_type, f"its metadata is not JSON: {error}") from error
+    if len(encoded) > settings.metadata_bytes_max:
+        raise InvalidEventError(
+            stream,
+            event.data.event_type,
+            f"its metadata has {len(encoded):,} bytes; {settings.metadata_bytes_max:,} are allowed "
+            "(metadata_bytes_max)",
+        )
+    text = encoded.decode()
     if has_nul(text):
         raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
     return text

@@ -197,6 +197,10 @@ class Producer:
     async def _historic(self, each: HistoricEvent) -> HistoricWrite:
         event = each.event if isinstance(each.event, NewEvent) else NewEvent(each.event)
         check_stream_id(each.stream)
+        if each.recorded_at is not None and each.recorded_at.tzinfo is None:
+            raise InvalidInputError(
+                f"Load into {each.stream!r}: recorded_at of version {each.version} has no time zone."
+            )
         if not self._codec.knows(type(event.data)):
             await self.prepare(type(event.data))
         (encoded,) = encode_events(self._codec, self._settings, each.stream, [event])

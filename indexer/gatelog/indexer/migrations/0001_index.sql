@@ -22,12 +22,6 @@ CREATE INDEX events_category_position_idx ON @store.events (category, position);
 CREATE INDEX events_correlation_idx ON @store.events (correlation_id, position) WHERE correlation_id IS NOT NULL;
 ALTER TABLE @store.events ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
 
-CREATE FUNCTION @store.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'events are immutable: % on %.% is refused', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
-        USING ERRCODE = 'insufficient_privilege', HINT = 'Append a compensating event instead.';
-END
-$$;
 CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.events
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 

@@ -29,6 +29,8 @@ CREATE TABLE @store.outbox (
     CONSTRAINT outbox_stream_version_key UNIQUE (stream, version)
 );
 CREATE INDEX outbox_txid_idx ON @store.outbox (txid);
+CREATE TRIGGER outbox_is_immutable BEFORE UPDATE OR TRUNCATE ON @store.outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 ALTER TABLE @store.outbox ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
 
 -- What other parts may read of it.

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from gatelog.core import kafka, logs
 from gatelog.core.errors import GatelogError, KafkaUnavailableError, PublishRefusedError, RelayFencedError
+from gatelog.core.settings import Settings
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 60.0
@@ -22,10 +23,9 @@ _CALL_TIMEOUT_S: Final = 10.0
 _QUEUE_MESSAGES_MAX: Final = 100_000
 
 _FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
-_REFUSED: Final = frozenset(
+_TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+_REFUSED: Final = _TOO_LARGE | frozenset(
     {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
         KafkaError.INVALID_TIMESTAMP,
         KafkaError.TOPIC_EXCEPTION,
@@ -66,22 +66,23 @@ class OutgoingRecord:
 class Publisher:
     """The transactional producer of one relay."""
 
-    def __init__(self, properties: dict[str, str], store: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Fence every earlier producer of the store, and settle what it left open.
 
         Raises:
             KafkaUnavailableError: no answer within 30 s.
             SettingsError: a librdkafka property is wrong, or Kafka refused the credentials.
         """
-        self._properties = properties
+        self._properties = properties = settings.kafka_properties
         self._failed: list[tuple[OutgoingRecord, KafkaError]] = []
         own = kafka.client_properties(
             properties,
-            transactional_id=f"gatelog.{store}.relay",
+            transactional_id=f"gatelog.{settings.store}.relay",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             partitioner="murmur2_random",  # as Java's producers place the same keys
             delivery_report_only_error=True,
             queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
+            message_max_bytes=settings.record_bytes_max,
             linger_ms=2,
         )
         with kafka.legal(properties):
@@ -153,12 +154,7 @@ class Publisher:
     def _abort_or_raise(self, error: KafkaError) -> None:
         if error.code() in _FENCED:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
-        # Kafka refuses a batch for the one record in it that is too large.
-        refused = max(
-            ((record, e) for record, e in self._failed if e.code() in _REFUSED),
-            key=lambda failed: len(failed[0].value),
-            default=None,
-        )
+        refused = self._refused()
         if error.fatal() or not (error.txn_requires_abort() or self._failed):
             raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
         self._abort()
@@ -166,6 +162,12 @@ class Publisher:
             record, cause = refused
             raise PublishRefusedError(record.topic, record.key, record.version, record.event_id, cause.str())
         raise TickAbortedError(f"Kafka aborted the tick ({error.name()}: {error.str()}).")
+
+    def _refused(self) -> tuple[OutgoingRecord, KafkaError] | None:
+        """Return the first record that was refused; a batch is refused for the one in it that is too large."""
+        found = [(record, error) for record, error in self._failed if error.code() in _REFUSED]
+        large = [each for each in found if each[1].code() in _TOO_LARGE]
+        return max(large, key=lambda each: len(each[0].value)) if large else next(iter(found), None)
 
     def _abort(self) -> None:
         try:

@@ -10,7 +10,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka
-from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, UndecodableRecordError
+from gatelog.schemas.envelope import parse_record
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
 
@@ -53,12 +54,11 @@ def look(
     ends = ends_of(properties, topics)
     _refuse_shorter(checked, ends)
     starts = {name: (checked.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
-    positions = _positions_past(properties, source, starts, ends)
-    expected = range(checked_position + 1, checked_position + 1 + len(positions))
-    if sorted(positions) != list(expected):
+    positions = {p for p in _positions_past(properties, source, starts, ends) if p > checked_position}
+    if positions != set(range(checked_position + 1, checked_position + 1 + len(positions))):
         raise LogMismatchError(
             f"Kafka was checked to hold positions up to {checked_position:,}; past that it has {len(positions):,} "
-            f"records with positions {min(positions):,} to {max(positions):,}, which do not continue one by one. "
+            f"positions from {min(positions):,} to {max(positions):,}, which do not continue one by one. "
             "Is this the Kafka cluster, and the database, of this store? Nothing was changed."
         )
     return Found(checked_position + len(positions), ends)
@@ -122,7 +122,8 @@ def _read_to_eof(consumer: Consumer, source: str, partitions: int, properties: d
 
 
 def _position(message: Message, source: str) -> list[int]:
-    headers = dict(message.headers() or [])
-    if headers.get("ce_source") != source.encode():
-        return []  # written by someone else: readers report and ignore it
-    return [int(headers["ce_position"] or b"0")]
+    """What others wrote, copies of ours included, is not for the relay to judge: readers report it."""
+    try:
+        return [parse_record(source, message.headers(), message.value()).position]
+    except UndecodableRecordError:
+        return []

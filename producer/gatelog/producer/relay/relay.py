@@ -120,7 +120,7 @@ class _Leadership:
         state = await self._connection.fetchrow(self._sql["take_over"])
         assert state is not None
         self._epoch = state["epoch"]
-        publisher = await asyncio.to_thread(Publisher, self._properties, self._settings.store)
+        publisher = await asyncio.to_thread(Publisher, self._settings)
         try:
             await self._settle(state)
             await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
@@ -212,7 +212,7 @@ class _Leadership:
             row["stream"],
             wire_value(row["schema_id"], row["data"]),
             headers,
-            int((row["recorded_at"] - _EPOCH).total_seconds() * 1000),
+            max(0, int((row["recorded_at"] - _EPOCH).total_seconds() * 1000)),  # Kafka's time begins in 1970
             row["version"],
             row["event_id"],
         )

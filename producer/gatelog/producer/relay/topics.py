@@ -71,7 +71,14 @@ class Topics:
             _log.info("topic.created", topic=name, partitions=self._settings.topic_partitions)
 
     def _config(self) -> dict[str, Any]:
-        config = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+        config = {
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(self._settings.record_bytes_max),
+            "message.timestamp.type": "CreateTime",
+            "message.timestamp.after.max.ms": str(2**63 - 1),  # a broker's clock does not stop the log
+        }
         if self._settings.topic_min_insync_replicas is not None:
             config["min.insync.replicas"] = str(self._settings.topic_min_insync_replicas)
         return config

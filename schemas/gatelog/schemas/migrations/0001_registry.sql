@@ -9,3 +9,13 @@ CREATE TABLE @store.schemas (
     UNIQUE (subject, version),
     UNIQUE (subject, sha256)
 );
+
+-- What is stored here and by other parts is never changed.
+CREATE FUNCTION @store.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'gatelog: % on %.% is refused, its rows are immutable', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege', HINT = 'Append a compensating event instead.';
+END
+$$;
+CREATE TRIGGER schemas_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.schemas
+    FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
