@@ -24,7 +24,7 @@ postgres_dsn = "{dsn}"
 def up(home: options.Home = None, json: options.Json = False) -> None:
     """Start PostgreSQL and Kafka on this machine, in the background, without Docker; return when they are ready.
 
-    The first start downloads Kafka (about 50 MB) from Maven Central into a cache. Everything listens on
+    The first start downloads Kafka (46 MB) from Maven Central into a cache. Everything listens on
     loopback only; all state is in one folder. Running it again changes nothing.
 
       gatelog up
