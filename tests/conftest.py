@@ -7,6 +7,7 @@ to use instead, ``--containers`` takes them from testcontainers.
 
 import asyncio
 import os
+import random
 import secrets
 import shutil
 import tempfile
@@ -43,6 +44,8 @@ class XdistNode(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--containers", action="store_true", help="take Postgres and Kafka from testcontainers")
+    parser.addoption("--long", action="store_true", help="hundreds of rounds of each fault, from a random seed")
+    parser.addoption("--seed", type=int, help="of what is random in the fault tests; printed when one fails")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,6 +66,21 @@ def pytest_configure_node(node: XdistNode) -> None:
 def _remove(home: Path) -> None:
     LocalServices(home / "services").destroy()
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether there is time for hundreds of rounds."""
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture
+def chance(pytestconfig: pytest.Config, long: bool) -> random.Random:
+    """What is random in a fault test; the same in every run unless ``--long`` or ``--seed`` says otherwise."""
+    given = pytestconfig.getoption("--seed")
+    seed = given if given is not None else secrets.randbelow(10**6) if long else 1
+    print(f"--seed {seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

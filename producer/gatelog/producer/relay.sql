@@ -1,14 +1,87 @@
+-- name: session
+-- The outbox is read in id order, from where the last tick ended, whatever statistics say: never as a whole.
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SET plan_cache_mode = force_generic_plan;
+SET jit = off;
+SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED
+
 -- name: try_lock
--- One active relay a store; standbys try again. A session lock: it ends with the connection.
-SELECT pg_try_advisory_lock(hashtextextended('@store:relay', 0))
+-- One active relay a store; standbys try again. A session lock: it ends with the connection. The first sign of life
+-- comes with it, so that nobody who holds it can freeze before.
+UPDATE @store.relay_lease SET holder = $1, pid = pg_backend_pid(), beat_at = clock_timestamp()
+WHERE pg_try_advisory_lock(hashtextextended('@store:relay', 0))
+RETURNING holder
 
 -- name: take_over
--- From here on, a relay of an older epoch is refused by next_tick.
+-- From here on, a relay of an older epoch can fix no tick. "restarted": transaction ids began anew, the database was
+-- moved to another cluster.
 UPDATE @store.relay SET epoch = epoch + 1
-RETURNING epoch, tick, position, pending_events, checked_position, checked_offsets
+RETURNING *, done_xid > pg_current_xact_id() AS restarted
 
--- name: next_tick
-SELECT * FROM @store.next_tick($1, $2, $3, $4)
+-- name: beat
+UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE pid = $1
+
+-- name: evict
+-- End the session of an active relay that has not said for $1 seconds that it is alive. What it may still do when
+-- it wakes up is refused by its epoch, and by Kafka.
+SELECT r.holder
+FROM @store.relay_lease r, pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+    AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended('@store:relay', 0)
+    AND l.pid = r.pid AND r.beat_at < clock_timestamp() - make_interval(secs => $1)
+    AND pg_terminate_backend(l.pid)
+
+-- name: mark
+SELECT * FROM @store.mark()
+
+-- name: due
+-- The events of an interval in outbox id order: those after $1 up to $2, the first $3, and of these so many that the
+-- payloads before each are below $4 bytes. "done" is $5 (id), $6 (xid), $7 (snapshot); "upto" is the snapshot $8.
+--
+-- What upto sees and done did not see is in transactions that began after done's own xid: their ids lie above done's
+-- id. Or in those that were, or may have been, running at done: the ones that it lists, and the ones between its xmax
+-- (the last *completed* xid plus one) and its own xid. So the cost follows the interval, and not the age of the
+-- oldest open transaction. CASE: the condition is not for an index.
+SELECT s.id, s.stream, s.category, s.type, s.version, s.event_id, s.recorded_at, s.correlation_id, s.causation_id,
+    s.traceparent, s.metadata, s.value
+FROM (
+    SELECT d.id, d.stream, split_part(d.stream, '-', 1) AS category, d.type, d.version::text AS version,
+        d.event_id::text AS event_id, d.recorded_at, d.correlation_id::text AS correlation_id,
+        d.causation_id::text AS causation_id, d.traceparent, d.metadata,
+        '\x00'::bytea || int4send(d.schema_id) || d.data AS value,
+        sum(octet_length(d.data)) OVER (ORDER BY d.id) - octet_length(d.data) AS before
+    FROM (
+        (SELECT o.* FROM @store.outbox o
+         WHERE o.id > greatest($1::bigint, $5::bigint) AND o.id <= $2::bigint
+             AND CASE WHEN o.txid > $6::xid8
+                 THEN NOT pg_visible_in_snapshot(o.txid, $7::pg_snapshot) AND pg_visible_in_snapshot(o.txid, $8::pg_snapshot)
+                 ELSE false END
+         ORDER BY o.id LIMIT $3::bigint)
+        UNION ALL
+        (SELECT o.* FROM @store.outbox o
+         WHERE o.txid = ANY (ARRAY(SELECT pg_snapshot_xip($7))) AND o.txid <= $6
+             AND CASE WHEN o.id > $1 AND o.id <= $2 THEN pg_visible_in_snapshot(o.txid, $8) ELSE false END
+         ORDER BY o.id LIMIT $3)
+        UNION ALL
+        (SELECT o.* FROM @store.outbox o
+         WHERE o.txid >= pg_snapshot_xmax($7) AND o.txid <= $6
+             AND CASE WHEN o.id > $1 AND o.id <= $2 THEN pg_visible_in_snapshot(o.txid, $8) ELSE false END
+         ORDER BY o.id LIMIT $3)
+    ) d
+    ORDER BY d.id LIMIT $3
+) s
+WHERE s.before < $4::bigint
+ORDER BY s.id
+
+-- name: fix
+-- Store where the relay stands, a pending tick included, if no other relay has taken over.
+UPDATE @store.relay
+SET tick = $2, position = $3, done_id = $4, done_xid = $5, done_snapshot = $6, upto_id = $7, upto_xid = $8,
+    upto_snapshot = $9, after_id = $10, pending_last_id = $11, pending_events = $12, pending_ends_interval = $13
+WHERE epoch = $1
+RETURNING epoch
 
 -- name: checked
 -- Kafka was seen to hold exactly this position at these ends.

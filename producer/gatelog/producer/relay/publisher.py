@@ -5,9 +5,7 @@ documentation of its transactional producer (``rdkafka.h``, "Transactional produ
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -15,6 +13,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from gatelog.core import kafka, logs
 from gatelog.core.errors import GatelogError, KafkaUnavailableError, PublishRefusedError, RelayFencedError
 from gatelog.core.settings import Settings
+from gatelog.producer.relay.records import Record, records_of
+from gatelog.producer.relay.ticks import Tick
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 60.0
@@ -50,17 +50,11 @@ class TickAbortedError(GatelogError):
     retryable = True
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingRecord:
-    """A Kafka record, and what to call it in an error."""
-
-    topic: str
-    key: str
-    value: bytes
-    headers: list[tuple[str, str | bytes | None]]
-    timestamp_ms: int
-    version: int
-    event_id: UUID
+class _Failure(NamedTuple):
+    topic: str | None
+    key: str | bytes | None
+    value: str | bytes | None
+    error: KafkaError
 
 
 class Publisher:
@@ -73,8 +67,9 @@ class Publisher:
             KafkaUnavailableError: no answer within 30 s.
             SettingsError: a librdkafka property is wrong, or Kafka refused the credentials.
         """
+        self._store = settings.store
         self._properties = properties = settings.kafka_properties
-        self._failed: list[tuple[OutgoingRecord, KafkaError]] = []
+        self._failed: list[_Failure] = []
         own = kafka.client_properties(
             properties,
             transactional_id=f"gatelog.{settings.store}.relay",
@@ -90,8 +85,8 @@ class Publisher:
         with kafka.translated(properties):
             self._producer.init_transactions(INIT_TIMEOUT_S)
 
-    def publish(self, records: Sequence[OutgoingRecord]) -> None:
-        """Publish the records of one tick, all or none.
+    def publish(self, tick: Tick) -> None:
+        """Publish the records of a tick, all or none.
 
         Raises:
             PublishRefusedError: Kafka will never take one of them; the tick was aborted.
@@ -102,11 +97,11 @@ class Publisher:
         self._failed.clear()
         try:
             self._producer.begin_transaction()
-            for record in records:
+            for record in records_of(self._store, tick):
                 self._produce(record)
             self._commit()
         except KafkaException as error:
-            self._abort_or_raise(error.args[0])
+            self._abort_or_raise(error.args[0], tick)
         if self._failed:  # librdkafka fails the commit then; this makes sure
             raise OutcomeUnknownError("A transaction was committed although a record failed.")
 
@@ -115,28 +110,23 @@ class Publisher:
         self._producer.purge()
         self._producer.flush(1.0)
 
-    def _produce(self, record: OutgoingRecord) -> None:
-        def report(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                self._failed.append((record, error))
-
+    def _produce(self, record: Record) -> None:
+        topic, stream, value, headers, timestamp = record
         while True:
             try:
-                self._producer.produce(
-                    record.topic,
-                    key=record.key,
-                    value=record.value,
-                    headers=record.headers,
-                    timestamp=record.timestamp_ms,
-                    on_delivery=report,
-                )
+                # One callback for all of them: a closure for each record would be the dearest thing about it.
+                self._producer.produce(topic, value, stream, -1, self._report, None, timestamp, headers)
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as error:
-                self._failed.append((record, error.args[0]))
+                self._failed.append(_Failure(topic, stream, value, error.args[0]))
                 raise
             else:
                 return
+
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed.append(_Failure(message.topic(), message.key(), message.value(), error))
 
     def _commit(self) -> None:
         deadline = time.monotonic() + COMMIT_TIMEOUT_S
@@ -151,23 +141,31 @@ class Publisher:
             else:
                 return
 
-    def _abort_or_raise(self, error: KafkaError) -> None:
+    def _abort_or_raise(self, error: KafkaError, tick: Tick) -> None:
         if error.code() in _FENCED:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
-        refused = self._refused()
         if error.fatal() or not (error.txn_requires_abort() or self._failed):
             raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
         self._abort()
-        if refused is not None:
-            record, cause = refused
-            raise PublishRefusedError(record.topic, record.key, record.version, record.event_id, cause.str())
+        if (refused := self._refused()) is not None:
+            raise self._named(refused, tick)
         raise TickAbortedError(f"Kafka aborted the tick ({error.name()}: {error.str()}).")
 
-    def _refused(self) -> tuple[OutgoingRecord, KafkaError] | None:
+    def _refused(self) -> _Failure | None:
         """Return the first record that was refused; a batch is refused for the one in it that is too large."""
-        found = [(record, error) for record, error in self._failed if error.code() in _REFUSED]
-        large = [each for each in found if each[1].code() in _TOO_LARGE]
-        return max(large, key=lambda each: len(each[0].value)) if large else next(iter(found), None)
+        found = [failure for failure in self._failed if failure.error.code() in _REFUSED]
+        large = [failure for failure in found if failure.error.code() in _TOO_LARGE]
+        return max(large, key=lambda failure: len(failure.value or b"")) if large else next(iter(found), None)
+
+    def _named(self, refused: _Failure, tick: Tick) -> PublishRefusedError:
+        """Find out which event it was: a delivery report has no headers."""
+        key = refused.key.decode() if isinstance(refused.key, bytes) else refused.key
+        for topic, stream, value, headers, _timestamp in records_of(self._store, tick):
+            if (topic, stream, value) == (refused.topic, key, refused.value):
+                texts = {name: text for name, text in headers if isinstance(text, str)}
+                version, event_id = int(texts["ce_streamversion"]), UUID(texts["ce_id"])
+                return PublishRefusedError(topic, stream, version, event_id, refused.error.str())
+        raise AssertionError(f"Kafka reports a record that tick {tick.number} does not have: key {key!r}")
 
     def _abort(self) -> None:
         try:

@@ -1,0 +1,113 @@
+"""The active relay: settle what the last one left, then tick after tick."""
+
+import asyncio
+import json
+from typing import Final
+
+import asyncpg
+
+from gatelog.core import logs, postgres, services
+from gatelog.core.errors import LogMismatchError
+from gatelog.core.settings import Settings
+from gatelog.producer.doorbell import channel_of
+from gatelog.producer.relay import recovery
+from gatelog.producer.relay.publisher import Publisher, TickAbortedError
+from gatelog.producer.relay.ticks import Tick, Ticks
+from gatelog.producer.relay.topics import Topics
+from gatelog.schemas.envelope import source_of
+
+RETRY_INTERVAL_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 5.0
+
+_log = logs.logger("relay")
+
+
+class Leadership:
+    """From take-over to the first error."""
+
+    def __init__(self, settings: Settings, connection: postgres.Connection) -> None:
+        """Lead with ``connection``, which holds the lock."""
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._connection = connection
+        self._ticks = Ticks(connection, settings)
+        self._topics = Topics(settings)
+        self._wake = asyncio.Event()
+        self._checked_position = -1
+        self._checked_at = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
+        await self._ticks.prepare()
+        left = await self._ticks.take_over()
+        publisher = await asyncio.to_thread(Publisher, self._settings)
+        try:
+            await self._settle(left)
+            await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
+            while not stop.is_set():
+                tick = await self._ticks.next()
+                if tick is None:
+                    await services.wait_any(self._settings.poll_interval_s, stop, self._wake)
+                    self._wake.clear()
+                else:
+                    await self._publish(publisher, tick)
+                if asyncio.get_running_loop().time() - self._checked_at >= CHECK_INTERVAL_S:
+                    await self._check()
+            await self._check()
+        finally:
+            await asyncio.to_thread(publisher.close)
+
+    async def _settle(self, left: asyncpg.Record) -> None:
+        """Find out whether the pending tick reached Kafka. Anything but yes or no is a mismatch."""
+        topics = await asyncio.to_thread(self._topics.of_store)
+        found = await asyncio.to_thread(
+            recovery.look,
+            self._properties,
+            source_of(self._settings.store),
+            topics,
+            json.loads(left["checked_offsets"]),
+            left["checked_position"],
+        )
+        before, after = left["position"], left["position"] + left["pending_events"]
+        if found.position not in {before, after}:
+            raise LogMismatchError(
+                f"Postgres has published up to position {before:,}"
+                + (f", or {after:,} with its pending tick" if after > before else "")
+                + f"; Kafka holds positions up to {found.position:,}. One of them was restored from an older state, "
+                "or they belong to different stores. Nothing was changed."
+            )
+        if found.position > before:
+            self._ticks.done()
+        await self._store_check(found.position, found.ends)
+        _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
+
+    async def _publish(self, publisher: Publisher, tick: Tick) -> None:
+        """Publish a tick while the next slice of its interval is fetched."""
+        await asyncio.to_thread(self._topics.ensure, {row["category"] for row in tick.rows})
+        while True:
+            publishing = asyncio.create_task(asyncio.to_thread(publisher.publish, tick))
+            try:
+                await self._ticks.prefetch()
+            finally:
+                # Whatever happens here: the producer is in that thread's hands until it is through.
+                await asyncio.wait([publishing])
+            try:
+                publishing.result()
+                break
+            except TickAbortedError as error:
+                _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=str(error))
+                await asyncio.sleep(RETRY_INTERVAL_S)
+        self._ticks.done()
+
+    async def _check(self) -> None:
+        """Remember where Kafka ends, so that the next start has little to read. Only between ticks."""
+        if self._ticks.position == self._checked_position:
+            return
+        topics = await asyncio.to_thread(self._topics.of_store)
+        ends = await asyncio.to_thread(recovery.ends_of, self._properties, topics)
+        await self._store_check(self._ticks.position, ends)
+
+    async def _store_check(self, position: int, ends: recovery.Offsets) -> None:
+        await self._ticks.checked(position, json.dumps(ends))
+        self._checked_position = position
+        self._checked_at = asyncio.get_running_loop().time()

@@ -1,0 +1,67 @@
+"""From the rows of a tick to Kafka records."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeAlias
+
+from gatelog.core.domain import topic_of
+from gatelog.producer.relay.ticks import Tick
+from gatelog.schemas.envelope import headers_of, source_of
+
+# topic, key, value, headers, timestamp in ms. A tuple: an object for each would cost as much as its headers.
+Record: TypeAlias = tuple[str, str, bytes, list[tuple[str, str | bytes | None]], int]
+
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # where Postgres' microseconds begin
+_EPOCH_MS: Final = int(_EPOCH.timestamp() * 1000)
+
+
+def records_of(store: str, tick: Tick) -> Iterator[Record]:
+    """Yield the records of a tick, in the order of their positions."""
+    source = source_of(store).encode()
+    topics: dict[str, str] = {}
+    second, text = 0, _text(0)
+    position = tick.first - 1
+    for (
+        _id,
+        stream,
+        category,
+        event_type,
+        version,
+        event_id,
+        micros,
+        correlation_id,
+        causation_id,
+        traceparent,
+        metadata,
+        value,
+    ) in tick.rows:
+        position += 1
+        if category not in topics:
+            topics[category] = topic_of(store, category)
+        if micros // 1_000_000 != second:
+            second = micros // 1_000_000
+            text = _text(second)
+        headers = headers_of(
+            source,
+            event_id,
+            event_type,
+            stream,
+            version,
+            position,
+            f"{text}.{micros % 1_000_000:06}+00:00",
+            correlation_id,
+            causation_id,
+            traceparent,
+            metadata,
+        )
+        yield (
+            topics[category],
+            stream,
+            value,
+            headers,
+            max(0, micros // 1000 + _EPOCH_MS),
+        )  # Kafka's time begins in 1970
+
+
+def _text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:19]

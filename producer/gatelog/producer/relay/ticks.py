@@ -1,0 +1,206 @@
+"""Ticks: which events of the outbox are published together, and at which positions. See "due" in relay.sql.
+
+The row "relay" is what survives: a tick is fixed there before anything is produced, and comes again, the same, to
+whoever takes over, until it is done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from gatelog.core import postgres
+from gatelog.core.errors import LogMismatchError, RelayFencedError
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+
+PACKAGE: Final = "gatelog.producer"
+_ALL: Final = 2**63 - 1
+Snapshot: TypeAlias = Any  # as asyncpg has it: xmin, xmax, the transactions that were running
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A snapshot, and what is needed to find later what it did not see."""
+
+    last_id: int
+    xid: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What is stored of a tick."""
+
+    number: int
+    events: int
+    last_id: int  # outbox id of the last event
+    ends_interval: bool  # nothing of its interval is left then
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Events that are published together; the first has position ``first``, the others follow."""
+
+    number: int
+    first: int
+    rows: Sequence[asyncpg.Record]
+
+
+class Ticks:
+    """The ticks of one relay, from its take-over on."""
+
+    def __init__(self, connection: postgres.Connection, settings: Settings) -> None:
+        """Work through ``connection``, which ``prepare`` has seen, and nobody else uses meanwhile."""
+        self._connection = connection
+        self._settings = settings
+        self._sql = queries(PACKAGE, "relay.sql", settings.store)
+        self._epoch = 0
+        self._number = 0
+        self._after = 0
+        self._done = self._upto = Mark(0, 0, None)
+        self._is_open = False
+        self._pending: Fixed | None = None
+        self._rows: Sequence[asyncpg.Record] | None = None  # of the pending tick
+        self._ahead: Sequence[asyncpg.Record] | None = None
+        self._is_stored = True  # the row says what we know
+        self.position = 0
+
+    async def prepare(self) -> None:
+        """Set a new connection up."""
+        await self._connection.execute(self._sql["session"])
+        # Text of a time is made from microseconds, a second's once: as datetime it is what costs most of a record.
+        await self._connection.set_type_codec(
+            "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
+        )
+
+    async def take_over(self) -> asyncpg.Record:
+        """Refuse every earlier relay from now on, and return what the last one left.
+
+        Raises:
+            LogMismatchError: transaction ids began anew since.
+        """
+        row = await self._connection.fetchrow(self._sql["take_over"])
+        assert row is not None
+        if row["restarted"]:
+            raise LogMismatchError(
+                f"Store {self._settings.store!r}: the relay has seen transaction {row['done_xid']}, this Postgres "
+                "cluster has not come so far. The database was moved here by dump and restore: transaction ids "
+                "began anew, and what was published cannot be told from them. Nothing was changed."
+            )
+        self._epoch, self._number, self.position = row["epoch"], row["tick"], row["position"]
+        self._done = Mark(row["done_id"], row["done_xid"], row["done_snapshot"])
+        self._is_open = row["upto_snapshot"] is not None
+        self._upto = Mark(row["upto_id"], row["upto_xid"], row["upto_snapshot"])
+        self._after = row["after_id"]
+        if row["pending_events"]:
+            self._pending = Fixed(
+                row["tick"], row["pending_events"], row["pending_last_id"], row["pending_ends_interval"]
+            )
+        return row
+
+    async def next(self) -> Tick | None:
+        """Return the pending tick, or fix the next one; None when nothing is due.
+
+        Raises:
+            RelayFencedError: another relay has taken over.
+        """
+        while self._pending is None:
+            is_new = not self._is_open
+            if is_new:
+                mark = await self._connection.fetchrow(self._sql["mark"])
+                assert mark is not None
+                self._upto, self._is_open, self._after = Mark(*mark), True, 0
+            rows = await self._slice(self._after) if self._ahead is None else self._ahead
+            self._ahead = None
+            if rows:
+                await self._fix(rows)
+            else:
+                self._done, self._is_open = self._upto, False
+                if is_new:  # otherwise nothing was left of an interval that was open: on to the next
+                    if not self._is_stored:
+                        await self._store(None)
+                    return None
+        if self._rows is None:
+            self._rows = await self._left_behind(self._pending)
+        return Tick(self._pending.number, self.position + 1, self._rows)
+
+    async def prefetch(self) -> None:
+        """Fetch what follows the pending tick in its interval, while the tick is published."""
+        pending = self._pending
+        if pending is not None and not pending.ends_interval and self._ahead is None:
+            self._ahead = await self._slice(pending.last_id)
+
+    def done(self) -> None:
+        """Say that the pending tick was published."""
+        assert self._pending is not None
+        self.position += self._pending.events
+        self._after = self._pending.last_id
+        if self._pending.ends_interval:
+            self._done, self._is_open = self._upto, False
+        self._pending = self._rows = None
+        self._is_stored = False
+
+    async def checked(self, position: int, ends: str) -> None:
+        """Store that Kafka was seen to hold exactly ``position`` at ``ends``."""
+        await self._connection.execute(self._sql["checked"], self._epoch, position, ends)
+
+    async def _slice(self, after: int) -> Sequence[asyncpg.Record]:
+        return await self._due(after, _ALL, self._settings.tick_events_max, self._settings.tick_bytes_max)
+
+    async def _left_behind(self, pending: Fixed) -> Sequence[asyncpg.Record]:
+        """Fetch a tick that another relay has fixed."""
+        rows = await self._due(self._after, pending.last_id, pending.events, _ALL)
+        if len(rows) != pending.events:
+            raise LogMismatchError(
+                f"Store {self._settings.store!r}: tick {pending.number} has {pending.events:,} events, but the "
+                f"outbox holds {len(rows):,} of them. Was it restored or edited by hand? Nothing was changed."
+            )
+        return rows
+
+    async def _due(self, after: int, last_id: int, events_max: int, bytes_max: int) -> Sequence[asyncpg.Record]:
+        done, upto = self._done, self._upto
+        return await self._connection.fetch(
+            self._sql["due"],
+            after,
+            last_id,
+            events_max,
+            bytes_max,
+            done.last_id,
+            done.xid,
+            done.snapshot,
+            upto.snapshot,
+        )
+
+    async def _fix(self, rows: Sequence[asyncpg.Record]) -> None:
+        """Make a slice the next tick. If neither bound cut it, its interval ends there."""
+        ends = (
+            len(rows) < self._settings.tick_events_max
+            and sum(len(row["value"]) for row in rows) < self._settings.tick_bytes_max
+        )
+        tick = Fixed(self._number + 1, len(rows), rows[-1]["id"], ends)
+        await self._store(tick)
+        self._number, self._pending, self._rows = tick.number, tick, rows
+
+    async def _store(self, tick: Fixed | None) -> None:
+        upto = self._upto if self._is_open else Mark(0, 0, None)
+        epoch = await self._connection.fetchval(
+            self._sql["fix"],
+            self._epoch,
+            tick.number if tick else self._number,
+            self.position,
+            self._done.last_id,
+            self._done.xid,
+            self._done.snapshot,
+            upto.last_id,
+            upto.xid,
+            upto.snapshot,
+            self._after,
+            tick.last_id if tick else 0,
+            tick.events if tick else 0,
+            tick is not None and tick.ends_interval,
+        )
+        if epoch is None:
+            raise RelayFencedError(f"Epoch {self._epoch} of the relay is over: another relay has taken over.")
+        self._is_stored = True
