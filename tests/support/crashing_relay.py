@@ -1,4 +1,4 @@
-"""A relay in a process of its own that kills itself, with SIGKILL, at a chosen point of a tick."""
+"""A relay in a process of its own that kills or stops itself, by a signal, at a chosen point of a tick."""
 
 import asyncio
 import os
@@ -25,39 +25,45 @@ _forks = get_context("forkserver")
 _forks.set_forkserver_preload([__name__])  # imports cost more than a relay's whole life here
 
 
-def start(settings: Settings, point: str | None, nth: int = 1) -> ForkServerProcess:
-    """Start a relay that dies at the ``nth`` passing of ``point``; with None, not by itself."""
-    process = _forks.Process(target=_run, args=(settings, point, nth), daemon=True)
+def start(
+    settings: Settings, point: str | None, nth: int = 1, number: signal.Signals = signal.SIGKILL
+) -> ForkServerProcess:
+    """Start a relay that sends itself a signal at the ``nth`` passing of ``point``; with None, never."""
+    process = _forks.Process(target=_run, args=(settings, point, nth, number), daemon=True)
     process.start()
     return process
 
 
-def _run(settings: Settings, point: str | None, nth: int) -> None:
+def _run(settings: Settings, point: str | None, nth: int, number: signal.Signals) -> None:
     logs.configure(json=True)
     if point is not None:
-        _Death(point, nth).lie_in_wait()
+        _Fault(point, nth, number).lie_in_wait()
     asyncio.run(services.run_until_signal(Relay(settings)))
 
 
-class _Death:
-    def __init__(self, point: str, nth: int) -> None:
+class _Fault:
+    def __init__(self, point: str, nth: int, number: signal.Signals) -> None:
         self._point = point
         self._left = nth
+        self._number = number
 
     def at(self, point: str, delay_s: float | None = None) -> None:
         if point == self._point:
             self._left -= 1
             if self._left == 0:
                 if delay_s is None:
-                    _die()
+                    self._strike()
                 else:
-                    threading.Timer(delay_s, _die).start()
+                    threading.Timer(delay_s, self._strike).start()
+
+    def _strike(self) -> None:
+        os.kill(os.getpid(), self._number)
 
     def lie_in_wait(self) -> None:
         """Wrap the calls that a relay makes of the Kafka client, and its writes to Postgres."""
         at = self.at
 
-        class Dying(Producer):
+        class Faulty(Producer):
             def begin_transaction(self) -> None:
                 at("begin")
                 super().begin_transaction()
@@ -72,7 +78,7 @@ class _Death:
                 super().commit_transaction(*arguments)  # type: ignore[arg-type] # as they came
                 at("committed")
 
-        publisher.Producer = Dying  # type: ignore[attr-defined] # this is the point
+        publisher.Producer = Faulty  # type: ignore[attr-defined] # this is the point
         self._wrap(Ticks, "_store", "fix", "fixing", "fixed")
         self._wrap(Ticks, "checked", "check", "checking", None)
 
@@ -87,7 +93,3 @@ class _Death:
                 self.at(after)
 
         setattr(owner, name, wrapped)
-
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

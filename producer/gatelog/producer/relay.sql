@@ -25,13 +25,15 @@ UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE pid = $1
 -- name: evict
 -- End the session of an active relay that has not said for $1 seconds that it is alive. What it may still do when
 -- it wakes up is refused by its epoch, and by Kafka.
-SELECT r.holder
-FROM @store.relay_lease r, pg_locks l
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-    AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-    AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended('@store:relay', 0)
-    AND l.pid = r.pid AND r.beat_at < clock_timestamp() - make_interval(secs => $1)
-    AND pg_terminate_backend(l.pid)
+WITH frozen AS MATERIALIZED (  -- first who it is: a planner may call a function before it has looked at all conditions
+    SELECT r.holder, l.pid
+    FROM @store.relay_lease r, pg_locks l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+        AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended('@store:relay', 0)
+        AND l.pid = r.pid AND r.beat_at < clock_timestamp() - make_interval(secs => $1)
+)
+SELECT f.holder FROM frozen f WHERE pg_terminate_backend(f.pid)
 
 -- name: mark
 SELECT * FROM @store.mark()
