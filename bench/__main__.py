@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Final
 
-SUITES: Final = ("append",)
+SUITES: Final = ("append", "relay")
 
 
 def main(chosen: list[str]) -> None:

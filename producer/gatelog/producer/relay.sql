@@ -43,39 +43,43 @@ SELECT * FROM @store.mark()
 -- payloads before each are below $4 bytes. "done" is $5 (id), $6 (xid), $7 (snapshot); "upto" is the snapshot $8.
 --
 -- What upto sees and done did not see is in transactions that began after done's own xid: their ids lie above done's
--- id. Or in those that were, or may have been, running at done: the ones that it lists, and the ones between its xmax
--- (the last *completed* xid plus one) and its own xid. So the cost follows the interval, and not the age of the
--- oldest open transaction. CASE: the condition is not for an index.
-SELECT s.id, s.stream, s.category, s.type, s.version, s.event_id, s.recorded_at, s.correlation_id, s.causation_id,
-    s.traceparent, s.metadata, s.value
+-- id, and are found here. Or in those that were, or may have been, running at done: see "late". So the cost follows
+-- the interval, and not the age of the oldest open transaction. CASE: the condition is not for an index.
+SELECT id, stream, category, type, version, event_id, recorded_at, correlation_id, causation_id, traceparent, metadata,
+    value
 FROM (
-    SELECT d.id, d.stream, split_part(d.stream, '-', 1) AS category, d.type, d.version::text AS version,
-        d.event_id::text AS event_id, d.recorded_at, d.correlation_id::text AS correlation_id,
-        d.causation_id::text AS causation_id, d.traceparent, d.metadata,
-        '\x00'::bytea || int4send(d.schema_id) || d.data AS value,
-        sum(octet_length(d.data)) OVER (ORDER BY d.id) - octet_length(d.data) AS before
+    SELECT o.*, sum(o.size) OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS total
+    FROM @store.outgoing o
+    WHERE o.id > greatest($1::bigint, $5::bigint) AND o.id <= $2::bigint
+        AND CASE WHEN o.txid > $6::xid8
+            THEN NOT pg_visible_in_snapshot(o.txid, $7::pg_snapshot) AND pg_visible_in_snapshot(o.txid, $8::pg_snapshot)
+            ELSE false END
+    ORDER BY o.id LIMIT $3::bigint
+) d
+WHERE d.total - d.size < $4::bigint
+ORDER BY d.id
+
+-- name: late
+-- The other events of the interval, those of transactions that were running at done: the ones that it lists, and the
+-- ones between its xmax (the last *completed* xid plus one) and its own xid. Parameters as for "due", without
+-- done's id.
+SELECT id, stream, category, type, version, event_id, recorded_at, correlation_id, causation_id, traceparent, metadata,
+    value
+FROM (
+    SELECT o.*, sum(o.size) OVER (ORDER BY o.id ROWS UNBOUNDED PRECEDING) AS total
     FROM (
-        (SELECT o.* FROM @store.outbox o
-         WHERE o.id > greatest($1::bigint, $5::bigint) AND o.id <= $2::bigint
-             AND CASE WHEN o.txid > $6::xid8
-                 THEN NOT pg_visible_in_snapshot(o.txid, $7::pg_snapshot) AND pg_visible_in_snapshot(o.txid, $8::pg_snapshot)
-                 ELSE false END
-         ORDER BY o.id LIMIT $3::bigint)
+        SELECT x.* FROM @store.outgoing x
+        WHERE x.txid = ANY (ARRAY(SELECT pg_snapshot_xip($6::pg_snapshot))) AND x.txid <= $5::xid8
         UNION ALL
-        (SELECT o.* FROM @store.outbox o
-         WHERE o.txid = ANY (ARRAY(SELECT pg_snapshot_xip($7))) AND o.txid <= $6
-             AND CASE WHEN o.id > $1 AND o.id <= $2 THEN pg_visible_in_snapshot(o.txid, $8) ELSE false END
-         ORDER BY o.id LIMIT $3)
-        UNION ALL
-        (SELECT o.* FROM @store.outbox o
-         WHERE o.txid >= pg_snapshot_xmax($7) AND o.txid <= $6
-             AND CASE WHEN o.id > $1 AND o.id <= $2 THEN pg_visible_in_snapshot(o.txid, $8) ELSE false END
-         ORDER BY o.id LIMIT $3)
-    ) d
-    ORDER BY d.id LIMIT $3
-) s
-WHERE s.before < $4::bigint
-ORDER BY s.id
+        SELECT x.* FROM @store.outgoing x
+        WHERE x.txid >= pg_snapshot_xmax($6) AND x.txid <= $5
+    ) o
+    WHERE CASE WHEN o.id > $1::bigint AND o.id <= $2::bigint
+        THEN pg_visible_in_snapshot(o.txid, $7::pg_snapshot) ELSE false END
+    ORDER BY o.id LIMIT $3::bigint
+) d
+WHERE d.total - d.size < $4::bigint
+ORDER BY d.id
 
 -- name: fix
 -- Store where the relay stands, a pending tick included, if no other relay has taken over.

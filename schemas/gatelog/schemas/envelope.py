@@ -20,7 +20,8 @@ from gatelog.schemas.json_text import has_nul
 
 Headers = Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]
 
-_CONSTANT: Final = (("ce_specversion", b"1.0"), ("content-type", b"application/vnd.confluent.avro"))
+_SPECIFICATION: Final = ("ce_specversion", b"1.0")
+_CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
 _ATTRIBUTES: Final = (*_REQUIRED, "ce_correlationid", "ce_causationid", "traceparent", "ce_metadata")
 
@@ -97,7 +98,8 @@ def headers_of(
     The relay makes them by the hundred thousand: texts come as texts, ``time`` in ISO 8601.
     """
     headers: list[tuple[str, str | bytes | None]] = [
-        *_CONSTANT,
+        _SPECIFICATION,
+        _CONTENT_TYPE,
         ("ce_source", source),
         ("ce_id", event_id),
         ("ce_type", event_type),

@@ -47,3 +47,10 @@ BEGIN
     SELECT pg_current_snapshot() INTO snapshot;
 END
 $$;
+
+-- The outbox as the relay takes it: texts for headers, the payload in Confluent wire format.
+CREATE VIEW @store.outgoing AS
+SELECT id, txid, octet_length(data) AS size, stream, split_part(stream, '-', 1) AS category, type,
+    version::text AS version, event_id::text AS event_id, recorded_at, correlation_id::text AS correlation_id,
+    causation_id::text AS causation_id, traceparent, metadata, '\x00'::bytea || int4send(schema_id) || data AS value
+FROM @store.outbox;

@@ -82,22 +82,27 @@ class Leadership:
         _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
 
     async def _publish(self, publisher: Publisher, tick: Tick) -> None:
-        """Publish a tick while the next slice of its interval is fetched."""
+        """Publish a tick, however often it takes."""
         await asyncio.to_thread(self._topics.ensure, {row["category"] for row in tick.rows})
         while True:
-            publishing = asyncio.create_task(asyncio.to_thread(publisher.publish, tick))
             try:
-                await self._ticks.prefetch()
-            finally:
-                # Whatever happens here: the producer is in that thread's hands until it is through.
-                await asyncio.wait([publishing])
-            try:
-                publishing.result()
+                await asyncio.to_thread(publisher.send, tick)
+                await self._commit(publisher, tick)
                 break
             except TickAbortedError as error:
                 _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=str(error))
                 await asyncio.sleep(RETRY_INTERVAL_S)
         self._ticks.done()
+
+    async def _commit(self, publisher: Publisher, tick: Tick) -> None:
+        """Commit, and fetch the next slice while Kafka is at it. Not sooner: two threads would fight for the GIL."""
+        committing = asyncio.create_task(asyncio.to_thread(publisher.commit, tick))
+        try:
+            await self._ticks.prefetch()
+        finally:
+            # Whatever happens here: the producer is in that thread's hands until it is through.
+            await asyncio.wait([committing])
+        committing.result()
 
     async def _check(self) -> None:
         """Remember where Kafka ends, so that the next start has little to read. Only between ticks."""

@@ -5,7 +5,9 @@ documentation of its transactional producer (``rdkafka.h``, "Transactional produ
 """
 
 import time
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -78,15 +80,15 @@ class Publisher:
             delivery_report_only_error=True,
             queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
             message_max_bytes=settings.record_bytes_max,
-            linger_ms=2,
+            linger_ms=5,  # for full batches; a commit waits for nothing
         )
         with kafka.legal(properties):
             self._producer = Producer(own)
         with kafka.translated(properties):
             self._producer.init_transactions(INIT_TIMEOUT_S)
 
-    def publish(self, tick: Tick) -> None:
-        """Publish the records of a tick, all or none.
+    def send(self, tick: Tick) -> None:
+        """Send the records of a tick, in a transaction that ``commit`` ends.
 
         Raises:
             PublishRefusedError: Kafka will never take one of them; the tick was aborted.
@@ -95,13 +97,15 @@ class Publisher:
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
         """
         self._failed.clear()
-        try:
+        with self._settled(tick):
             self._producer.begin_transaction()
             for record in records_of(self._store, tick):
                 self._produce(record)
+
+    def commit(self, tick: Tick) -> None:
+        """Commit what was sent of a tick, all or nothing; raises what ``send`` raises."""
+        with self._settled(tick):
             self._commit()
-        except KafkaException as error:
-            self._abort_or_raise(error.args[0], tick)
         if self._failed:  # librdkafka fails the commit then; this makes sure
             raise OutcomeUnknownError("A transaction was committed although a record failed.")
 
@@ -141,7 +145,15 @@ class Publisher:
             else:
                 return
 
-    def _abort_or_raise(self, error: KafkaError, tick: Tick) -> None:
+    @contextmanager
+    def _settled(self, tick: Tick) -> Iterator[None]:
+        """Abort when Kafka fails a call, and raise what it means."""
+        try:
+            yield
+        except KafkaException as error:
+            self._abort_or_raise(error.args[0], tick)
+
+    def _abort_or_raise(self, error: KafkaError, tick: Tick) -> NoReturn:
         if error.code() in _FENCED:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
         if error.fatal() or not (error.txn_requires_abort() or self._failed):

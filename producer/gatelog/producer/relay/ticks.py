@@ -6,6 +6,7 @@ whoever takes over, until it is done.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -27,6 +28,12 @@ class Mark:
     last_id: int
     xid: int
     snapshot: Snapshot
+
+    @property
+    def has_late(self) -> bool:
+        """Whether transactions may have been running then, besides the one that took the snapshot."""
+        _xmin, xmax, running = self.snapshot
+        return bool(running) or xmax < self.xid
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +167,14 @@ class Ticks:
         return rows
 
     async def _due(self, after: int, last_id: int, events_max: int, bytes_max: int) -> Sequence[asyncpg.Record]:
-        done, upto = self._done, self._upto
-        return await self._connection.fetch(
-            self._sql["due"],
-            after,
-            last_id,
-            events_max,
-            bytes_max,
-            done.last_id,
-            done.xid,
-            done.snapshot,
-            upto.snapshot,
+        done, upto, bounds = self._done, self._upto, (after, last_id, events_max, bytes_max)
+        rows = await self._connection.fetch(
+            self._sql["due"], *bounds, done.last_id, done.xid, done.snapshot, upto.snapshot
         )
+        if not done.has_late:
+            return rows
+        late = await self._connection.fetch(self._sql["late"], *bounds, done.xid, done.snapshot, upto.snapshot)
+        return _first([*rows, *late], events_max, bytes_max) if late else rows
 
     async def _fix(self, rows: Sequence[asyncpg.Record]) -> None:
         """Make a slice the next tick. If neither bound cut it, its interval ends there."""
@@ -204,3 +207,14 @@ class Ticks:
         if epoch is None:
             raise RelayFencedError(f"Epoch {self._epoch} of the relay is over: another relay has taken over.")
         self._is_stored = True
+
+
+def _first(rows: list[asyncpg.Record], events_max: int, bytes_max: int) -> list[asyncpg.Record]:
+    """Return the first rows in outbox id order, at least one, as many as both bounds allow."""
+    rows.sort(key=itemgetter("id"))
+    total = 0
+    for place, row in enumerate(rows):
+        if place == events_max or total >= bytes_max:
+            return rows[:place]
+        total += len(row["value"])
+    return rows

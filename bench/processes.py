@@ -1,0 +1,31 @@
+"""gatelog as its users run it: in processes of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from gatelog.core.settings import Settings
+
+
+@contextmanager
+def gatelog(settings: Settings, *arguments: str) -> Iterator[psutil.Process]:
+    """Run ``gatelog …`` as users do, in a process of its own."""
+    environment = {
+        **os.environ,
+        "GATELOG_STORE": settings.store,
+        "GATELOG_POSTGRES_DSN": settings.dsn,
+        "GATELOG_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_properties["bootstrap.servers"],
+    }
+    command = [sys.executable, "-c", "from gatelog.console.app import main; main()", *arguments]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
