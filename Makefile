@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 REPO   ?= .
-SUITE  ?=
+ONLY   ?=
 
 .PHONY: help setup demo test test-unit bench check format lock clean
 
@@ -29,8 +29,8 @@ test: setup      ## the whole suite, on a real Postgres and a real Kafka that it
 test-unit: setup ## the tests that need no services, in seconds
 	$(BIN)/pytest tests/unit
 
-bench: setup     ## measure against baselines (SUITE=append, ROUNDS=3); JSON and pictures in bench/out
-	$(BIN)/python -m bench $(SUITE)
+bench: setup     ## measure against baselines (ONLY=append, ROUNDS=3, FULL=1); JSON and pictures in bench/out
+	$(BIN)/python -m bench $(ONLY)
 
 check: setup     ## formatting, lint, types, dependency direction
 	$(BIN)/ruff format --check .
@@ -44,7 +44,7 @@ format: setup    ## format and fix what can be fixed
 
 lock: setup      ## write requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url \
-		--no-header --python-version 3.11 --upgrade -o requirements.lock
+		--no-header --python-version 3.11 -o requirements.lock
 
 clean:           ## stop the local services and remove what make made
 	-$(BIN)/gatelog down

@@ -1,22 +1,27 @@
 """Appends: ten to a stream, 200 bytes of payload, exact expected version, models encoded inside the measurement."""
 
 import asyncio
+import gc
 import multiprocessing
 import secrets
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import asyncpg
-from bench import baselines
+import uvloop
+from bench import baselines, rivals
 from bench.harness import Result, alternate, new_store, run
 
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, HistoricEvent, Producer
 from gatelog.producer.loading import COLUMNS
 from gatelog.schemas import Event, NewEvent
+from gatelog.schemas.event import new_id
 
 SECONDS: Final = 4.0
 LONE_APPENDS: Final = 1_500
@@ -84,7 +89,7 @@ def _process(settings: Settings, hot: bool, answers: "multiprocessing.Queue[tupl
             rate = await callers(producer, 500, 1, hot=hot)
             answers.put((len(rate.took_s), rate.events_per_s))
 
-    asyncio.run(work())
+    uvloop.run(work())
 
 
 async def two_processes(settings: Settings, *, hot: bool) -> float:
@@ -117,6 +122,7 @@ async def load_events_per_s(settings: Settings) -> float:
     ]
     async with Producer.connect(store) as producer:
         await producer.prepare(Measured)
+        _made_beforehand()
         started = time.perf_counter()
         await producer.load(history)
         took = time.perf_counter() - started
@@ -130,23 +136,12 @@ async def copy_events_per_s(settings: Settings) -> float:
     when = datetime.now(UTC)
     data = b"\x8c\x03" + DATA
     rows = [
-        (
-            f"Order-{n // 10}",
-            n % 10 + 1,
-            NewEvent(Measured(text="")).id,
-            "Measured",
-            1,
-            when,
-            None,
-            None,
-            None,
-            None,
-            data,
-        )
+        (f"Order-{n // 10}", n % 10 + 1, when, new_id(), "Measured", 1, data, None, None, None, None)
         for n in range(LOAD_EVENTS)
     ]
     connection = await asyncpg.connect(store.dsn)
     size = store.load_chunk_events
+    _made_beforehand()
     started = time.perf_counter()
     for at in range(0, len(rows), size):
         await connection.copy_records_to_table(
@@ -156,6 +151,12 @@ async def copy_events_per_s(settings: Settings) -> float:
     await connection.close()
     await _drop(store)
     return LOAD_EVENTS / took
+
+
+def _made_beforehand() -> None:
+    """Take what exists so far out of the garbage collector's sight: its walks belong to whoever made it."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _drop(settings: Settings) -> None:
@@ -175,6 +176,32 @@ async def fill_gate(settings: Settings, streams: int) -> None:
     )
     await connection.execute(f"VACUUM ANALYZE {settings.store}.streams", timeout=900)
     await connection.close()
+
+
+async def against_rivals(settings: Settings, producer: Producer) -> list[Result]:
+    """Hold 32 callers against other stores, those that are installed, each in turns with gatelog."""
+    results: list[Result] = []
+
+    async def gatelog(events: int) -> float:
+        return (await callers(producer, 32, events)).events_per_s
+
+    async def held(name: str, events: int, rival: Callable[[], Awaitable[float]], target: float | None) -> None:
+        own, theirs = await alternate(lambda: gatelog(events), rival)
+        shape = "32 callers" if events == 1 else f"32 callers x {events}"
+        results.append(Result(f"{shape} vs {name}", own, "ev/s", name, theirs, target))
+
+    if rivals.has("umadb"):
+        with rivals.umadb_server() as address:
+            one = partial(asyncio.to_thread, rivals.umadb, address, 1, SECONDS)
+            ten = partial(asyncio.to_thread, rivals.umadb, address, 10, SECONDS)
+            await held("UmaDB", 1, one, 2.5)
+            await held("UmaDB", 10, ten, 1.0)
+    if rivals.has("eventsourcing"):
+        eventsourcing = partial(asyncio.to_thread, rivals.eventsourcing, settings.dsn, 1, SECONDS)
+        await held("eventsourcing", 1, eventsourcing, 12.0)
+    if await rivals.install_message_db(settings.dsn):
+        await held("Message DB", 1, lambda: rivals.message_db(settings.dsn, int(SECONDS)), None)
+    return results
 
 
 async def measure(settings: Settings) -> list[Result]:
@@ -217,6 +244,7 @@ async def measure(settings: Settings) -> list[Result]:
             Result("32 callers vs naive", few, "ev/s", "max(version) and INSERT, 32 callers", naive, None),
             Result("one caller vs pgbench", 1 / lone, "ev/s", "pgbench, 1 client, one row", lone_commits, None),
         ]
+        results += await against_rivals(settings, producer)
     hot, distinct = await alternate(
         lambda: two_processes(settings, hot=True), lambda: two_processes(settings, hot=False)
     )

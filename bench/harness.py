@@ -1,10 +1,9 @@
 """What the suites share: services of their own, alternating rounds, medians, and how results are written.
 
 Every figure stands beside a baseline that was measured in the same run, in turns with it: a shared machine is
-noisy, ratios travel better than seconds.
+noisy, ratios travel better than seconds. Everything in Python, baselines too, runs on uvloop.
 """
 
-import asyncio
 import json
 import os
 import secrets
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+import uvloop
 
 from gatelog.console.store import initialise
 from gatelog.core.settings import Settings
@@ -105,7 +106,7 @@ def run(suite: str, measure: Callable[[Settings], Awaitable[list[Result]]]) -> N
         async def all_of_it() -> list[Result]:
             return await measure(settings)
 
-        report(suite, asyncio.run(all_of_it()))
+        report(suite, uvloop.run(all_of_it()))
 
 
 def _picture(suite: str, results: Sequence[Result]) -> str:

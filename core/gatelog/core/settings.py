@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     metadata_bytes_max: int = Field(64 * 1024, ge=1, description="metadata of one event, as JSON")
     append_events_max: int = Field(10_000, ge=1, description="events in one append")
     batch_events_max: int = Field(2_000, ge=1, description="events that are appended in one statement")
-    load_chunk_events: int = Field(5_000, ge=1, description="events that a bulk load stores in one transaction")
+    load_chunk_events: int = Field(10_000, ge=1, description="events that a bulk load stores in one transaction")
     append_connections: int = Field(2, ge=1, description="batches in flight at once")
     append_timeout_s: float = Field(30.0, gt=0)
     outbox_events_max: int = Field(5_000_000, ge=1, description="backlog beyond which appends are refused")

@@ -10,32 +10,35 @@ SET lock_timeout = '200ms'
 -- Accept what is plainly right of a batch, each stream for itself, in one statement: the version is as expected
 -- and no id is known. Answers the streams that it accepted, with their new version; "append" judges the others.
 --
--- $1 to $3: streams, each once, sorted by their bytes (one lock order everywhere), what is expected of them, and
--- how many events they take. $4 to $13: the events in order: stream, place within the stream's events, id, type,
--- schema, data, correlation, causation, traceparent, metadata. $14: the most that may wait in the outbox.
+-- $1 to $12: the events, those of a stream together, streams sorted by their bytes (one lock order everywhere):
+-- stream, what is expected of it, how many events it takes, place among these, id, type, schema, data, correlation,
+-- causation, traceparent, metadata. $13: the most that may wait in the outbox.
 --
 -- The snapshot is older than the row locks. A version is safe from that, because ON CONFLICT judges the newest row;
 -- and so are ids, because an event leaves the outbox, whose constraint knows every id, only when no snapshot is
--- left that does not see it in the index.
-WITH known AS MATERIALIZED (
-    SELECT e.stream
-    FROM unnest($4::text[], $6::uuid[]) AS e (stream, id)
-    LEFT JOIN LATERAL (SELECT true AS hit FROM @store.indexed_events x WHERE x.event_id = e.id LIMIT 1) i ON true
-    LEFT JOIN LATERAL (SELECT true AS hit FROM @store.outbox x WHERE x.event_id = e.id LIMIT 1) o ON true
-    WHERE i.hit OR o.hit
+-- left that does not see it in the index. OFFSET 0: look each up by its index, whatever a planner thinks of a table
+-- that was empty when it planned.
+WITH e AS MATERIALIZED (
+    SELECT u.stream COLLATE "C" AS at, u.*
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::uuid[], $6::text[], $7::int[], $8::bytea[],
+            $9::uuid[], $10::uuid[], $11::text[], $12::text[])
+        WITH ORDINALITY AS u (stream, expected, count, nth, id, type, schema, data, correlation, causation,
+            traceparent, metadata, ord)
 ),
-w AS MATERIALIZED (
-    SELECT w.stream COLLATE "C" AS stream, w.expected, w.count, w.ord
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS w (stream, expected, count, ord)
-    LEFT JOIN LATERAL (SELECT true AS hit FROM @store.streams x WHERE x.stream = w.stream COLLATE "C" LIMIT 1) s
-        ON w.expected NOT IN (0, -1)
-    WHERE (w.expected IN (0, -1) OR s.hit)
-        AND w.stream NOT IN (SELECT k.stream FROM known k)
-        AND (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f) + cardinality($6) <= $14
+known AS MATERIALIZED (
+    SELECT e.at FROM e
+    WHERE EXISTS (SELECT FROM @store.indexed_events x WHERE x.event_id = e.id OFFSET 0)
+        OR EXISTS (SELECT FROM @store.outbox x WHERE x.event_id = e.id OFFSET 0)
 ),
 passed AS (
     INSERT INTO @store.streams AS s (stream, version, expected)
-    SELECT w.stream, w.count, w.expected FROM w ORDER BY w.ord
+    SELECT e.at, e.count, e.expected
+    FROM e
+    WHERE e.nth = 1
+        AND (e.expected IN (0, -1) OR EXISTS (SELECT FROM @store.streams x WHERE x.stream = e.at OFFSET 0))
+        AND e.at NOT IN (SELECT k.at FROM known k)
+        AND (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f) + cardinality($1) <= $13
+    ORDER BY e.ord
     ON CONFLICT (stream) DO UPDATE SET version = s.version + excluded.version, expected = excluded.expected
     WHERE NOT s.closed AND (s.version = excluded.expected OR excluded.expected < 0)
     RETURNING s.stream, s.version
@@ -47,12 +50,8 @@ written AS (
     SELECT nextval('@store.outbox_id'), q.at, q.version, q.id, q.type, q.schema, clock_timestamp(),
         q.correlation, q.causation, q.traceparent, q.metadata, q.data
     FROM (
-        SELECT p.stream AS at, p.version - w.count + e.nth AS version, e.*
-        FROM unnest($4::text[], $5::int[], $6::uuid[], $7::text[], $8::int[], $9::bytea[],
-                $10::uuid[], $11::uuid[], $12::text[], $13::text[])
-            WITH ORDINALITY AS e (stream, nth, id, type, schema, data, correlation, causation, traceparent, metadata, ord)
-        JOIN w ON w.stream = e.stream COLLATE "C"
-        JOIN passed p ON p.stream = w.stream
+        SELECT p.version - e.count + e.nth AS version, e.*
+        FROM e JOIN passed p ON p.stream = e.at
         ORDER BY e.ord
     ) q
 )

@@ -42,7 +42,7 @@ class Batcher:
         self._open: deque[_Waiting] = deque()  # in order of their deadlines, because all have the same timeout
         self._busy: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
-        self._in_flight = 0  # batches
+        self._in_flight = 0  # appends
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, writes: Writes) -> asyncio.Future[list[Appended]]:
@@ -124,14 +124,13 @@ class Batcher:
         return batch
 
     def _fair_share(self) -> int:
-        """Leave something to the other workers: while Postgres has one batch, the next one is made."""
-        idle = max(1, self._batches_max - self._in_flight)
-        return max(_SHARE_APPENDS_MIN, -(-len(self._queue) // idle))
+        """As many as every worker's batch would have if all were alike: while Postgres has one, the next is made."""
+        return max(_SHARE_APPENDS_MIN, -(-(len(self._queue) + self._in_flight) // self._batches_max))
 
     async def _carry_out(self, batch: list[_Waiting]) -> None:
         self._busy |= _streams(batch)
         put_off: list[_Waiting] = []
-        self._in_flight += 1
+        self._in_flight += len(batch)
         try:
             appends = [waiting.writes for waiting in batch]
             verdicts = await self._gate.append(appends, patient=not batch[0].alone)
@@ -146,7 +145,7 @@ class Batcher:
             if not isinstance(error, Exception):
                 raise
         finally:
-            self._in_flight -= 1
+            self._in_flight -= len(batch)
             self._release(batch)
             if put_off:  # their streams stay busy meanwhile, so that nothing overtakes them
                 self._busy |= _streams(put_off)

@@ -36,10 +36,15 @@ def encode_events(
         )
     if len(events) > 1 and len({event.id for event in events}) < len(events):
         raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
-    return tuple([_encode(codec, settings, stream, event) for event in events])
+    return tuple([encode_event(codec, settings, stream, event) for event in events])
 
 
-def _encode(codec: Codec, settings: Settings, stream: str, event: NewEvent) -> EncodedEvent:
+def encode_event(codec: Codec, settings: Settings, stream: str, event: NewEvent) -> EncodedEvent:
+    """Return one event as the outbox takes it.
+
+    Raises:
+        InvalidEventError: it does not fit its schema, is too large, or cannot be stored.
+    """
     schema_id, data = codec.encode(event.data, stream, settings.event_bytes_max)
     correlation_id, causation_id, traceparent = event.correlation_id, event.causation_id, event.traceparent
     if (handled := cause()) is not None:

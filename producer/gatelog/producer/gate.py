@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final, Literal, Protocol, TypeAlias, assert_never
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, assert_never
 from uuid import UUID
 
 from gatelog.core.domain import ExpectedVersion, StreamState
@@ -15,9 +15,8 @@ EXPECT_ANY: Final = -1
 EXPECT_EXISTS: Final = -2
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedEvent:
-    """An event as the outbox takes it."""
+class EncodedEvent(NamedTuple):
+    """An event as the outbox takes it, in the order in which the gate's statements take its parts."""
 
     id: UUID
     type: str
@@ -29,8 +28,7 @@ class EncodedEvent:
     metadata: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class StreamWrite:
+class StreamWrite(NamedTuple):
     """The part of an append that goes to one stream. ``closes``: the stream takes no events after these."""
 
     stream: str
@@ -68,14 +66,20 @@ class Appended:
     known: bool
 
 
-@dataclass(frozen=True, slots=True)
-class HistoricWrite:
-    """An encoded event, and its place in its stream."""
+class HistoricWrite(NamedTuple):
+    """An encoded event and its place in its stream, flat: one object each, which COPY takes as it is."""
 
     stream: str
     version: int
-    recorded_at: datetime | None
-    event: EncodedEvent
+    recorded_at: datetime
+    id: UUID
+    type: str
+    schema_id: int
+    data: bytes
+    correlation_id: UUID | None
+    causation_id: UUID | None
+    traceparent: str | None
+    metadata: str | None
 
 
 class Later(Enum):

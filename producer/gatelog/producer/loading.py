@@ -4,7 +4,7 @@ A chunk that was loaded before is recognised by its ids, so that an import that 
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, TypeVar
 
 import asyncpg
@@ -23,40 +23,36 @@ from gatelog.producer.gate import HistoricWrite
 
 T = TypeVar("T")
 
-COLUMNS: Final = (
+COLUMNS: Final = (  # of a HistoricWrite
     "stream",
     "version",
+    "recorded_at",
     "event_id",
     "type",
     "schema_id",
-    "recorded_at",
+    "data",
     "correlation_id",
     "causation_id",
     "traceparent",
     "metadata",
-    "data",
 )
 
 
 async def chunks(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncIterator[list[T]]:
     """Yield the items in lists of up to ``size``."""
-    chunk: list[T] = []
-    async for item in _each(items):
+    if not isinstance(items, AsyncIterable):
+        iterator = iter(items)
+        while chunk := list(islice(iterator, size)):
+            yield chunk
+        return
+    chunk = []
+    async for item in items:
         chunk.append(item)
         if len(chunk) == size:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
-
-
-async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
 
 
 def check_chunk(chunk: Sequence[HistoricWrite]) -> dict[str, tuple[int, int]]:
@@ -67,14 +63,15 @@ def check_chunk(chunk: Sequence[HistoricWrite]) -> dict[str, tuple[int, int]]:
     """
     streams: dict[str, tuple[int, int]] = {}
     for write in chunk:
-        before, count = streams.get(write.stream, (write.version - 1, 0))
-        if write.version != before + count + 1 or before < 0:
+        stream, version = write[:2]
+        before, count = streams.get(stream, (version - 1, 0))
+        if version != before + count + 1 or before < 0:
             raise InvalidInputError(
-                f"Load into {write.stream!r}: version {write.version} comes where {max(before, 0) + count + 1} "
+                f"Load into {stream!r}: version {version} comes where {max(before, 0) + count + 1} "
                 "should. Give each stream's events in order, without gaps."
             )
-        streams[write.stream] = (before, count + 1)
-    if len({write.event.id for write in chunk}) < len(chunk):
+        streams[stream] = (before, count + 1)
+    if len({write.id for write in chunk}) < len(chunk):
         raise InvalidInputError(f"Load: an event id is twice among the {len(chunk):,} events of a chunk.")
     return streams
 
@@ -93,14 +90,14 @@ async def load_chunk(connection: postgres.Connection, settings: Settings, chunk:
             return 0
     except asyncpg.UniqueViolationError:
         pass  # an id is in the outbox already: see below
-    rows = await connection.fetch(sql["stored"], [write.event.id for write in chunk])
+    rows = await connection.fetch(sql["stored"], [write.id for write in chunk])
     stored = {row["event_id"]: (row["stream"], row["version"]) for row in rows}
     for write in chunk:
-        if stored.get(write.event.id, (write.stream, write.version)) != (write.stream, write.version):
-            raise EventIdReusedError(write.stream, len(stored), len(chunk), write.event.id)
+        if stored.get(write.id, (write.stream, write.version)) != (write.stream, write.version):
+            raise EventIdReusedError(write.stream, len(stored), len(chunk), write.id)
     if not stored:
         raise await _refusal(connection, settings, sql, streams)
-    left = [write for write in chunk if write.event.id not in stored]
+    left = [write for write in chunk if write.id not in stored]
     if left:
         await load_chunk(connection, settings, left)
     return len(stored)
@@ -123,13 +120,12 @@ async def _stored_plainly(
             names,
             [streams[name][0] for name in names],
             [streams[name][1] for name in names],
-            [write.event.id for write in chunk],
+            [write.id for write in chunk],
             settings.outbox_events_max,
         )
         if passed == len(names):
-            now = datetime.now(UTC)
             await connection.copy_records_to_table(
-                "outbox", schema_name=settings.store, columns=COLUMNS, records=[_row(write, now) for write in chunk]
+                "outbox", schema_name=settings.store, columns=COLUMNS, records=chunk
             )
     except BaseException:
         await transaction.rollback()
@@ -139,23 +135,6 @@ async def _stored_plainly(
         return False
     await transaction.commit()
     return True
-
-
-def _row(write: HistoricWrite, now: datetime) -> tuple[object, ...]:
-    event = write.event
-    return (
-        write.stream,
-        write.version,
-        event.id,
-        event.type,
-        event.schema_id,
-        write.recorded_at or now,
-        event.correlation_id,
-        event.causation_id,
-        event.traceparent,
-        event.metadata,
-        event.data,
-    )
 
 
 async def _refusal(

@@ -7,7 +7,6 @@ stream locked from outside) is taken apart, so that it costs no neighbour anythi
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
@@ -159,7 +158,7 @@ class PostgresGate:
                 verdicts[0] = [_appended(batch[0][0], version)]
             return
         try:
-            plain = _Plain.of(batch)
+            plain = _Plain(batch)
             if not plain.streams:
                 return
             rows = await connection.fetch(self._sql["plain"], *plain.arguments(), self._settings.outbox_events_max)
@@ -168,7 +167,7 @@ class PostgresGate:
         versions = {row["stream"]: row["version"] for row in rows}
         for place, write, offset in plain.writes:
             if (version := versions.get(write.stream)) is not None:
-                total = plain.streams[write.stream][1]
+                total = len(plain.streams[write.stream][1])
                 verdicts[place] = [_appended(write, version - total + offset + 1)]
 
     async def _accept_one(self, connection: postgres.Connection, write: StreamWrite) -> int | None:
@@ -248,43 +247,39 @@ def _appended(write: StreamWrite, first_version: int, *, known: bool = False) ->
     return Appended(write.stream, first_version, last_version, tuple([event.id for event in write.events]), known)
 
 
-@dataclass
 class _Plain:
     """What of a batch the statement "plain" may accept: appends to one stream that do not close it."""
 
-    streams: dict[str, tuple[int, int]] = field(default_factory=dict)  # what is expected, and how many events
-    writes: list[tuple[int, StreamWrite, int]] = field(default_factory=list)  # place in the batch, events before it
-
-    @classmethod
-    def of(cls, batch: Sequence[Writes]) -> "_Plain":
-        plain = cls()
+    def __init__(self, batch: Sequence[Writes]) -> None:
+        self.streams: dict[str, tuple[int, list[EncodedEvent]]] = {}  # what is expected, and what is appended
+        self.writes: list[tuple[int, StreamWrite, int]] = []  # place in the batch, events of its stream before it
         for place, writes in enumerate(batch):
             write = writes[0]
             if len(writes) > 1 or write.closes:
                 continue
-            expected, before = plain.streams.get(write.stream, (write.code, 0))
-            plain.writes.append((place, write, before))
-            plain.streams[write.stream] = (expected, before + len(write.events))
-        return plain
+            if (found := self.streams.get(write.stream)) is None:
+                found = self.streams[write.stream] = (write.code, [])
+            self.writes.append((place, write, len(found[1])))
+            found[1].extend(write.events)
 
-    def arguments(self) -> list[list[object] | None]:
-        streams = sorted(self.streams)  # code points sort as UTF-8 bytes do
-        events = [
-            (write.stream, nth, event)
-            for _, write, before in self.writes
-            for nth, event in enumerate(write.events, before + 1)
-        ]
-        return [
-            [*streams],
-            [self.streams[stream][0] for stream in streams],
-            [self.streams[stream][1] for stream in streams],
-            [stream for stream, _, _ in events],
-            [nth for _, nth, _ in events],
-            *_columns([event for _, _, event in events]),
-        ]
+    def arguments(self) -> list[Sequence[object] | None]:
+        names: list[str] = []
+        codes: list[int] = []
+        counts: list[int] = []
+        nths: list[int] = []
+        events: list[EncodedEvent] = []
+        for stream in sorted(self.streams):  # code points sort as UTF-8 bytes do
+            code, own = self.streams[stream]
+            count = len(own)
+            names += [stream] * count
+            codes += [code] * count
+            counts += [count] * count
+            nths += range(1, count + 1)
+            events += own
+        return [names, codes, counts, nths, *_columns(events)]
 
 
-def _judge_arguments(batch: Sequence[Writes]) -> list[list[object] | None]:
+def _judge_arguments(batch: Sequence[Writes]) -> list[Sequence[object] | None]:
     writes = [(number, write) for number, append in enumerate(batch) for write in append]
     firsts, first = [], 1
     for _, write in writes:
@@ -302,19 +297,6 @@ def _judge_arguments(batch: Sequence[Writes]) -> list[list[object] | None]:
     ]
 
 
-def _columns(events: Sequence[EncodedEvent]) -> list[list[object] | None]:
-    return [
-        [event.id for event in events],
-        [event.type for event in events],
-        [event.schema_id for event in events],
-        [event.data for event in events],
-        _sparse([event.correlation_id for event in events]),
-        _sparse([event.causation_id for event in events]),
-        _sparse([event.traceparent for event in events]),
-        _sparse([event.metadata for event in events]),
-    ]
-
-
-def _sparse(column: Sequence[object]) -> list[object] | None:
-    """A column of nothing but None is not sent: unnest fills it up."""
-    return None if all(value is None for value in column) else [*column]
+def _columns(events: Sequence[EncodedEvent]) -> list[Sequence[object] | None]:
+    """The events by column. One of nothing but None is not sent: unnest fills it up."""
+    return [None if column.count(None) == len(column) else column for column in zip(*events, strict=True)]

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Final
 
 from gatelog.core import migrations, postgres
 from gatelog.core.domain import ExpectedVersion, check_stream_id
@@ -12,13 +14,15 @@ from gatelog.core.errors import AppendTimeoutError, InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
-from gatelog.producer.encoding import encode_events
+from gatelog.producer.encoding import encode_event, encode_events
 from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_expected
 from gatelog.producer.loading import chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
 from gatelog.schemas.registry import PostgresRegistry
+
+_LOAD_TURN_EVENTS: Final = 200  # that are encoded before a load lets other tasks have the event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class HistoricEvent:
     version: int
     event: Event | NewEvent
     recorded_at: datetime | None = None
+
+
+_PARTS_OF_HISTORY: Final = attrgetter("stream", "version", "event", "recorded_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,9 @@ class Producer:
             AppendTimeoutError: no answer in ``append_timeout_s`` (retryable with ``error.events``).
         """
         new = [event if isinstance(event, NewEvent) else NewEvent(event) for event in events]
-        write = await self._write(stream, new, expected_version)
+        if unknown := self._unknown(new):
+            await self.prepare(*unknown)
+        write = self._write(stream, new, expected_version)
         (appended,) = await self._pass((write,), new, connection)
         return appended
 
@@ -132,9 +141,10 @@ class Producer:
         new = [[e if isinstance(e, NewEvent) else NewEvent(e) for e in each.events] for each in appends]
         if len({event.id for events in new for event in events}) < sum(map(len, new)):
             raise InvalidInputError(f"Append to {appends[0].stream!r} and others has an event id twice.")
+        if unknown := self._unknown(event for events in new for event in events):
+            await self.prepare(*unknown)
         writes = [
-            await self._write(each.stream, events, each.expected_version)
-            for each, events in zip(appends, new, strict=True)
+            self._write(each.stream, events, each.expected_version) for each, events in zip(appends, new, strict=True)
         ]
         return await self._pass(tuple(writes), [event for events in new for event in events], connection)
 
@@ -153,7 +163,8 @@ class Producer:
             ConflictError: the stream is at another version.
         """
         new = [NewEvent(StreamClosed(reason=reason))]
-        write = await self._write(stream, new, expected_version, closes=True)
+        await self.prepare(StreamClosed)
+        write = self._write(stream, new, expected_version, closes=True)
         (appended,) = await self._pass((write,), new, connection)
         return appended
 
@@ -172,12 +183,11 @@ class Producer:
         storing: asyncio.Task[int] | None = None
         try:
             async for events in chunks(history, self._settings.load_chunk_events):
-                chunk = [await self._historic(each) for each in events]
+                chunk = await self._historic(events)
                 if storing is not None:  # the next chunk was encoded while Postgres took this one
                     known += await storing
                 storing = asyncio.create_task(self._gate.load(chunk))
                 new += len(chunk)
-                await asyncio.sleep(0)
             if storing is not None:
                 known += await storing
         finally:
@@ -194,27 +204,33 @@ class Producer:
         for model in models:
             await self._codec.learn(model)
 
-    async def _historic(self, each: HistoricEvent) -> HistoricWrite:
-        event = each.event if isinstance(each.event, NewEvent) else NewEvent(each.event)
-        check_stream_id(each.stream)
-        if each.recorded_at is not None and each.recorded_at.tzinfo is None:
-            raise InvalidInputError(
-                f"Load into {each.stream!r}: recorded_at of version {each.version} has no time zone."
-            )
-        if not self._codec.knows(type(event.data)):
-            await self.prepare(type(event.data))
-        (encoded,) = encode_events(self._codec, self._settings, each.stream, [event])
-        return HistoricWrite(each.stream, each.version, each.recorded_at, encoded)
+    async def _historic(self, history: Sequence[HistoricEvent]) -> list[HistoricWrite]:
+        """Check and encode a chunk of history, and let the chunk before it get on meanwhile."""
+        writes: list[HistoricWrite] = []
+        now = datetime.now(UTC)
+        for stream, version, given, recorded_at in map(_PARTS_OF_HISTORY, history):
+            event = given if isinstance(given, NewEvent) else NewEvent(given)
+            check_stream_id(stream)
+            if recorded_at is not None and recorded_at.tzinfo is None:
+                raise InvalidInputError(f"Load into {stream!r}: recorded_at of version {version} has no time zone.")
+            if not self._codec.knows(type(event.data)):
+                await self.prepare(type(event.data))
+            encoded = encode_event(self._codec, self._settings, stream, event)
+            writes.append(HistoricWrite(stream, version, recorded_at or now, *encoded))
+            if len(writes) % _LOAD_TURN_EVENTS == 0:
+                await asyncio.sleep(0)
+        return writes
 
-    async def _write(
+    def _write(
         self, stream: str, events: Sequence[NewEvent], expected: ExpectedVersion, *, closes: bool = False
     ) -> StreamWrite:
         check_stream_id(stream)
         check_expected(stream, expected)
-        for event in events:
-            if not self._codec.knows(type(event.data)):
-                await self.prepare(type(event.data))
         return StreamWrite(stream, expected, encode_events(self._codec, self._settings, stream, events), closes)
+
+    def _unknown(self, events: Iterable[NewEvent]) -> list[type[Event]]:
+        """Models whose schema is not known yet: ``prepare`` asks for it, once."""
+        return [type(event.data) for event in events if not self._codec.knows(type(event.data))]
 
     async def _pass(
         self, writes: Writes, events: Sequence[NewEvent], connection: postgres.Connection | None

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
 from pydantic import BaseModel, ConfigDict
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from gatelog.core.domain import EVENT_TYPE_BYTES_MAX
 from gatelog.core.errors import SchemaError
@@ -74,6 +75,11 @@ def model_of(event_type: str) -> type[Event] | None:
     return _models.get(event_type)
 
 
+def new_id() -> UUID:
+    """Return a new UUIDv7, as asyncpg's own subclass of UUID, which is made four times as fast."""
+    return pgproto.UUID(uuid7().bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class NewEvent:
     """An event on its way into the store, with its envelope.
@@ -83,7 +89,7 @@ class NewEvent:
     """
 
     data: Event
-    id: UUID = field(default_factory=uuid7)
+    id: UUID = field(default_factory=new_id)
     correlation_id: UUID | None = None
     causation_id: UUID | None = None
     metadata: Mapping[str, Any] | None = None

@@ -82,17 +82,17 @@ class MemoryGate:
         for stream in check_chunk(chunk):
             if stream in self.log.closed:
                 raise StreamClosedError(stream, self.log.version(stream))
-        known = [write for write in chunk if write.event.id in self.log.by_id]
+        known = [write for write in chunk if write.id in self.log.by_id]
         for write in known:
-            stored = self.log.by_id[write.event.id]
+            stored = self.log.by_id[write.id]
             if (stored.stream, stored.version) != (write.stream, write.version):
-                raise EventIdReusedError(write.stream, len(known), len(chunk), write.event.id)
-        left = [write for write in chunk if write.event.id not in self.log.by_id]
+                raise EventIdReusedError(write.stream, len(known), len(chunk), write.id)
+        left = [write for write in chunk if write.id not in self.log.by_id]
         for stream, (before, _) in check_chunk(left).items():
             if self.log.version(stream) != before:
                 raise ConflictError(stream, before, self.log.version(stream))
         for write in left:
-            self.log.add(write.stream, write.event, write.recorded_at)
+            self.log.add(write.stream, EncodedEvent(*write[3:]), write.recorded_at)
         return len(known)
 
     def _decide(self, writes: Writes) -> Verdict:
