@@ -145,7 +145,7 @@ async def copy_events_per_s(settings: Settings) -> float:
     started = time.perf_counter()
     for at in range(0, len(rows), size):
         await connection.copy_records_to_table(
-            "outbox", schema_name=store.store, columns=COLUMNS, records=rows[at : at + size]
+            "outbox_0", schema_name=store.store, columns=COLUMNS, records=rows[at : at + size]
         )
     took = time.perf_counter() - started
     await connection.close()

@@ -165,7 +165,8 @@ async def pipeline(settings: Settings) -> tuple[float, list[float]]:
 _LAG: Final = """
 SELECT coalesce(extract(epoch FROM clock_timestamp() - (
     SELECT recorded_at FROM {store}.outbox o
-    WHERE NOT EXISTS (SELECT FROM {store}.indexed_events e WHERE e.event_id = o.event_id)
+    WHERE o.id > (SELECT floor FROM {store}.outbox_state)
+        AND NOT EXISTS (SELECT FROM {store}.indexed_events e WHERE e.event_id = o.event_id)
     ORDER BY id LIMIT 1)), 0)::float8
 """
 

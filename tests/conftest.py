@@ -113,6 +113,7 @@ async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[S
         postgres_dsn=endpoints.postgres_dsn,
         kafka={"bootstrap.servers": endpoints.kafka_bootstrap_servers},
         topic_partitions=3,
+        outbox_segment_events=50,  # rotations are rare otherwise
     )
     yield settings
     connection = await asyncpg.connect(settings.dsn)

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     append_connections: int = Field(2, ge=1, description="batches in flight at once")
     append_timeout_s: float = Field(30.0, gt=0)
     outbox_events_max: int = Field(5_000_000, ge=1, description="backlog beyond which appends are refused")
+    outbox_segment_events: int = Field(200_000, ge=1, description="after which the outbox' segments take turns")
+    outbox_snapshot_age_max_s: float = Field(
+        60.0, ge=0, description="an older snapshot does not hold rotation up; what it reads of the outbox is an error"
+    )
 
     tick_events_max: int = Field(20_000, ge=1, description="events in one Kafka transaction")
     tick_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="payload in one Kafka transaction")

@@ -15,8 +15,8 @@ SET lock_timeout = '200ms'
 -- causation, traceparent, metadata. $13: the most that may wait in the outbox.
 --
 -- The snapshot is older than the row locks. A version is safe from that, because ON CONFLICT judges the newest row;
--- and so are ids, because an event leaves the outbox, whose constraint knows every id, only when no snapshot is
--- left that does not see it in the index. OFFSET 0: look each up by its index, whatever a planner thinks of a table
+-- and so are ids, because the outbox' constraint knows them, and a snapshot that is older than the last rotation
+-- passes nothing. OFFSET 0: look each up by its index, whatever a planner thinks of a table
 -- that was empty when it planned.
 WITH e AS MATERIALIZED (
     SELECT u.stream COLLATE "C" AS at, u.*
@@ -37,7 +37,10 @@ passed AS (
     WHERE e.nth = 1
         AND (e.expected IN (0, -1) OR EXISTS (SELECT FROM @store.streams x WHERE x.stream = e.at OFFSET 0))
         AND e.at NOT IN (SELECT k.at FROM known k)
-        AND (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f) + cardinality($1) <= $13
+        AND (
+            SELECT s.last_value - f.floor + cardinality($1) <= $13 AND f.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+        )
     ORDER BY e.ord
     ON CONFLICT (stream) DO UPDATE SET version = s.version + excluded.version, expected = excluded.expected
     WHERE NOT s.closed AND (s.version = excluded.expected OR excluded.expected < 0)
@@ -45,9 +48,9 @@ passed AS (
 ),
 written AS (
     -- Ids are drawn here, after the gate was passed, in event order.
-    INSERT INTO @store.outbox (id, stream, version, event_id, type, schema_id, recorded_at,
+    INSERT INTO @store.outbox (segment, id, stream, version, event_id, type, schema_id, recorded_at,
         correlation_id, causation_id, traceparent, metadata, data)
-    SELECT nextval('@store.outbox_id'), q.at, q.version, q.id, q.type, q.schema, clock_timestamp(),
+    SELECT (SELECT s.last_value FROM @store.outbox_segment s), nextval('@store.outbox_id'), q.at, q.version, q.id, q.type, q.schema, clock_timestamp(),
         q.correlation, q.causation, q.traceparent, q.metadata, q.data
     FROM (
         SELECT p.version - e.count + e.nth AS version, e.*
@@ -65,14 +68,17 @@ WITH passed AS (
     WHERE ($2 IN (0, -1) OR EXISTS (SELECT FROM @store.streams x WHERE x.stream = $1 COLLATE "C"))
         AND NOT EXISTS (SELECT FROM @store.indexed_events x WHERE x.event_id = $3::uuid)
         AND NOT EXISTS (SELECT FROM @store.outbox x WHERE x.event_id = $3::uuid)
-        AND (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f) < $11
+        AND (
+            SELECT s.last_value - f.floor < $11 AND f.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+        )
     ON CONFLICT (stream) DO UPDATE SET version = s.version + 1, expected = excluded.expected
     WHERE NOT s.closed AND (s.version = excluded.expected OR excluded.expected < 0)
     RETURNING s.stream, s.version
 )
-INSERT INTO @store.outbox (id, stream, version, event_id, type, schema_id, recorded_at, data,
+INSERT INTO @store.outbox (segment, id, stream, version, event_id, type, schema_id, recorded_at, data,
     correlation_id, causation_id, traceparent, metadata)
-SELECT nextval('@store.outbox_id'), p.stream, p.version, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10
+SELECT (SELECT s.last_value FROM @store.outbox_segment s), nextval('@store.outbox_id'), p.stream, p.version, $3, $4, $5, clock_timestamp(), $6, $7, $8, $9, $10
 FROM passed p
 RETURNING version
 

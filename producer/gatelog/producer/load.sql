@@ -1,5 +1,10 @@
+-- name: hold
+-- Until the transaction ends, the outbox' segments do not change places.
+LOCK TABLE @store.outbox IN ROW EXCLUSIVE MODE
+
 -- name: pass
--- Bring streams from the version before a chunk to the one after it, and count those that were there.
+-- Bring streams from the version before a chunk to the one after it; count those that were there, and say which
+-- segment of the outbox takes the events.
 -- $1 to $3: streams, each once, sorted by their bytes, the version before, the number of events. $4: their ids, none
 -- of which may be known. $5: the most that may wait in the outbox. See "plain" in append.sql.
 WITH w AS MATERIALIZED (
@@ -10,9 +15,13 @@ WITH w AS MATERIALIZED (
     WHERE (w.before = 0 OR s.hit)
         AND NOT EXISTS (
             SELECT FROM unnest($4::uuid[]) AS e (id)
-            JOIN LATERAL (SELECT FROM @store.indexed_events x WHERE x.event_id = e.id LIMIT 1) i ON true
+            WHERE EXISTS (SELECT FROM @store.indexed_events x WHERE x.event_id = e.id OFFSET 0)
+                OR EXISTS (SELECT FROM @store.outbox x WHERE x.event_id = e.id OFFSET 0)
         )
-        AND (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f) + cardinality($4) <= $5
+        AND (
+            SELECT s.last_value - f.floor + cardinality($4) <= $5 AND f.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+        )
 ),
 passed AS (
     INSERT INTO @store.streams AS s (stream, version, expected)
@@ -21,7 +30,7 @@ passed AS (
     WHERE NOT s.closed AND s.version = excluded.expected
     RETURNING s.stream
 )
-SELECT count(*) FROM passed
+SELECT (SELECT count(*) FROM passed) AS streams, s.last_value AS segment FROM @store.outbox_segment s
 
 -- name: stored
 -- Which of these ids are stored, and where.
@@ -29,7 +38,7 @@ SELECT e.id AS event_id, coalesce(o.stream, i.stream) AS stream, coalesce(o.vers
 FROM unnest($1::uuid[]) AS e (id)
 LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.outbox x WHERE x.event_id = e.id LIMIT 1) o ON true
 LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.indexed_events x WHERE x.event_id = e.id LIMIT 1) i ON true
-WHERE o.version IS NOT NULL OR i.version IS NOT NULL
+WHERE @store.check_snapshot() AND (o.version IS NOT NULL OR i.version IS NOT NULL)
 
 -- name: state
 SELECT stream, version, closed FROM @store.streams WHERE stream = ANY ($1::text[])

@@ -115,7 +115,8 @@ async def _stored_plainly(
     transaction = connection.transaction()
     await transaction.start()
     try:
-        passed: int = await connection.fetchval(
+        await connection.execute(sql["hold"])
+        passed = await connection.fetchrow(
             sql["pass"],
             names,
             [streams[name][0] for name in names],
@@ -123,14 +124,15 @@ async def _stored_plainly(
             [write.id for write in chunk],
             settings.outbox_events_max,
         )
-        if passed == len(names):
+        assert passed is not None
+        if passed["streams"] == len(names):
             await connection.copy_records_to_table(
-                "outbox", schema_name=settings.store, columns=COLUMNS, records=chunk
+                f"outbox_{passed['segment']}", schema_name=settings.store, columns=COLUMNS, records=chunk
             )
     except BaseException:
         await transaction.rollback()
         raise
-    if passed < len(names):
+    if passed["streams"] < len(names):
         await transaction.rollback()
         return False
     await transaction.commit()

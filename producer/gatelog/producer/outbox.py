@@ -1,7 +1,13 @@
-"""Keeps the outbox small: events that are in the index leave it."""
+"""Keeps the outbox small: its two segments take turns, and one is emptied as a whole when the index holds all of it.
+
+The steps are in the SQL function ``rotate_outbox``; here they are taken in time.
+"""
 
 import asyncio
+from datetime import timedelta
 from typing import Final
+
+import asyncpg
 
 from gatelog.core import logs, postgres, services
 from gatelog.core.errors import PostgresUnavailableError
@@ -9,13 +15,13 @@ from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 
 INTERVAL_S: Final = 1.0
-ROWS_MAX: Final = 10_000
+LOCK_TIMEOUT_MS: Final = 50  # appends wait as long behind a step that has to wait itself
 
 _log = logs.logger("outbox")
 
 
 class OutboxKeeper:
-    """Releases indexed events, oldest first, in small transactions. Any number may run."""
+    """Rotates the outbox. Any number may run."""
 
     name = "outbox"
 
@@ -23,31 +29,39 @@ class OutboxKeeper:
         """Work on the outbox of ``settings.store``."""
         self._settings = settings
         self._sql = queries("gatelog.producer", "relay.sql", settings.store)
+        self._snapshot_age_max = timedelta(seconds=settings.outbox_snapshot_age_max_s)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Release until ``stop`` is set; an absent Postgres is waited out."""
+        """Rotate until ``stop`` is set; an absent Postgres is waited out."""
         while not stop.is_set():
             try:
-                await self._release_until(stop)
+                await self._keep_until(stop)
             except PostgresUnavailableError as error:
                 _log.warning("outbox.interrupted", error=str(error))
                 await services.wait_any(INTERVAL_S, stop)
 
-    async def _release_until(self, stop: asyncio.Event) -> None:
+    async def _keep_until(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        async with postgres.pool(settings.dsn, settings.store, "gatelog outbox", 1) as pool:
+        connection = await postgres.connect(settings.dsn, settings.store, "gatelog outbox")
+        try:
             with postgres.translated(settings.store, settings.dsn):
+                await connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
                 while not stop.is_set():
-                    async with pool.acquire() as connection:
-                        released = await self.run_once(connection)
-                    if released < ROWS_MAX:
-                        await services.wait_any(INTERVAL_S, stop)
+                    await self.run_once(connection)
+                    await services.wait_any(INTERVAL_S, stop)
+        finally:
+            connection.terminate()
 
-    async def run_once(self, connection: postgres.Connection) -> int:
-        """Release up to 10,000 events and return how many went."""
-        async with connection.transaction():
-            row = await connection.fetchrow(self._sql["release"], ROWS_MAX)
-            assert row is not None
-            if row["floor"] is not None:
-                await connection.execute(self._sql["raise_floor"], row["floor"])
-        return int(row["released"])
+    async def run_once(self, connection: postgres.Connection) -> str | None:
+        """Say what waits for nothing any more, and take the next step of a rotation; return which, if any."""
+        await connection.execute(self._sql["raise_floor"])
+        try:
+            step: str | None = await connection.fetchval(
+                self._sql["rotate"], self._settings.outbox_segment_events, self._snapshot_age_max
+            )
+        except asyncpg.LockNotAvailableError:
+            _log.info("outbox.busy", hint="a transaction that has used the outbox is open: tried again")
+            return None
+        if step is not None:
+            _log.info("outbox.rotation", step=step)
+        return step

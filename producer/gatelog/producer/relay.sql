@@ -36,7 +36,9 @@ WITH frozen AS MATERIALIZED (  -- first who it is: a planner may call a function
 SELECT f.holder FROM frozen f WHERE pg_terminate_backend(f.pid)
 
 -- name: mark
-SELECT * FROM @store.mark()
+-- "is_awaited": a rotation of the outbox waits to see stored that everything before it is published.
+SELECT m.last_id, m.xid, m.snapshot, s.cut_xid > r.done_xid AS is_awaited
+FROM @store.mark() m, @store.outbox_state s, @store.relay r
 
 -- name: due
 -- The events of an interval in outbox id order: those after $1 up to $2, the first $3, and of these so many that the
@@ -93,28 +95,14 @@ RETURNING epoch
 -- Kafka was seen to hold exactly this position at these ends.
 UPDATE @store.relay SET checked_position = $2, checked_offsets = $3 WHERE epoch = $1
 
--- name: release
--- Events that are in the index leave the outbox, oldest first; the floor says how far none is left.
---
--- Not while an append is under way whose snapshot is older than the event: it would find the event's id neither in
--- the index, which its snapshot does not show, nor in the outbox, whose constraint is what refuses ids twice.
-WITH horizon AS (
-    SELECT pg_current_xact_id()::text::bigint - coalesce(max(age(a.backend_xmin)), 0) AS xid
-    FROM pg_stat_activity a
-    WHERE a.backend_xmin IS NOT NULL AND a.application_name = 'gatelog producer' AND a.datname = current_database()
-), oldest AS (
-    SELECT o.id, o.event_id FROM @store.outbox o, horizon h
-    WHERE o.txid < h.xid::text::xid8
-    ORDER BY o.id LIMIT $1
-), gone AS (
-    DELETE FROM @store.outbox o
-    USING oldest, @store.indexed_events e
-    WHERE o.id = oldest.id AND e.event_id = oldest.event_id
-    RETURNING o.id
-)
-SELECT (SELECT count(*) FROM gone) AS released,
-       coalesce((SELECT min(id) - 1 FROM @store.outbox WHERE id NOT IN (SELECT id FROM gone)),
-                (SELECT max(id) FROM gone)) AS floor
-
 -- name: raise_floor
-UPDATE @store.outbox_floor SET id = $1 WHERE id < $1
+-- Ids up to the floor wait for nothing any more: it follows what the relay has published, once that is indexed.
+UPDATE @store.outbox_state s
+SET floor = CASE WHEN f.position >= s.next_floor_position THEN s.next_floor ELSE s.floor END,
+    next_floor = CASE WHEN f.position >= s.next_floor_position THEN r.done_id ELSE s.next_floor END,
+    next_floor_position = CASE WHEN f.position >= s.next_floor_position THEN r.position ELSE s.next_floor_position END
+FROM @store.relay r, @store.index_frontier f
+WHERE s.floor < r.done_id
+
+-- name: rotate
+SELECT @store.rotate_outbox($1, $2)

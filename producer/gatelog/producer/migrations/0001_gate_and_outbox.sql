@@ -9,8 +9,13 @@ CREATE TABLE @store.streams (
 -- CACHE 1: the relay's order rests on ids being drawn in real time, one by one.
 CREATE SEQUENCE @store.outbox_id AS bigint CACHE 1;
 
--- Accepted events that are not in the index yet.
+-- Accepted events that are not in the index yet, and some that are: in two segments, one that takes the appends and
+-- one that is drained and then emptied as a whole. Removing rows one by one would leave dead ones behind, which no
+-- vacuum may remove while any transaction of the cluster is older.
+--
+-- No event id and no version is in both segments: see "rotate_outbox".
 CREATE TABLE @store.outbox (
+    segment smallint NOT NULL,
     id bigint NOT NULL DEFAULT nextval('@store.outbox_id'),
     txid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     stream text COLLATE "C" NOT NULL,
@@ -24,26 +29,50 @@ CREATE TABLE @store.outbox (
     traceparent text,
     metadata text,
     data bytea NOT NULL,
-    CONSTRAINT outbox_pkey PRIMARY KEY (id),
-    CONSTRAINT outbox_event_id_key UNIQUE (event_id),
-    CONSTRAINT outbox_stream_version_key UNIQUE (stream, version)
-);
+    CONSTRAINT outbox_event_id_key UNIQUE (event_id, segment),
+    CONSTRAINT outbox_stream_version_key UNIQUE (stream, version, segment)
+) PARTITION BY LIST (segment);
+CREATE INDEX outbox_id_idx ON @store.outbox (id);
 CREATE INDEX outbox_txid_idx ON @store.outbox (txid);
-CREATE TRIGGER outbox_is_immutable BEFORE UPDATE OR TRUNCATE ON @store.outbox
-    FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 ALTER TABLE @store.outbox ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
+CREATE TABLE @store.outbox_0 PARTITION OF @store.outbox (segment DEFAULT 0) FOR VALUES IN (0);
+CREATE TABLE @store.outbox_1 PARTITION OF @store.outbox (segment DEFAULT 1) FOR VALUES IN (1);
+
+-- Two facts that every statement must see as they are now, however old its snapshot is: sequences are read so.
+CREATE SEQUENCE @store.outbox_segment AS smallint MINVALUE 0 MAXVALUE 1;  -- last_value: the segment that takes the appends
+CREATE SEQUENCE @store.outbox_emptied AS bigint MINVALUE 0;               -- last_value: how often a segment was emptied
+
+-- Where the outbox stands. One row.
+CREATE TABLE @store.outbox_state (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    floor bigint NOT NULL DEFAULT 0,       -- outbox ids up to here wait for nothing any more
+    next_floor bigint NOT NULL DEFAULT 0,  -- … and up to here, when the index has come to next_floor_position
+    next_floor_position bigint NOT NULL DEFAULT 0,
+    segment smallint NOT NULL DEFAULT 0,   -- that takes the appends
+    cut_id bigint NOT NULL DEFAULT 0,      -- the last outbox id before it did
+    cut_xid xid8 NOT NULL DEFAULT '0',     -- what is in the other segment was committed before it; 0: nothing is
+    drained_position bigint,               -- of the last event of the other segment, when that is known
+    drained_at timestamptz,                -- since then, the index is known to hold all of it
+    emptied bigint NOT NULL DEFAULT 0      -- how often a segment was, or may be at any moment
+);
+INSERT INTO @store.outbox_state DEFAULT VALUES;
+
+-- A snapshot that was taken before a segment was known to be drained sees these events neither in the index nor, when
+-- the segment has been emptied, in the outbox. It knows an older count than the sequence has.
+CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql AS $$
+BEGIN
+    IF (SELECT s.emptied FROM @store.outbox_state s) < (SELECT e.last_value FROM @store.outbox_emptied e) THEN
+        RAISE 'this snapshot is older than the last rotation of the outbox'
+            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+    END IF;
+    RETURN true;
+END
+$$;
 
 -- What other parts may read of it.
 CREATE VIEW @store.pending_events AS
 SELECT stream, version, event_id, type, schema_id, recorded_at, correlation_id, causation_id, traceparent, metadata, data
-FROM @store.outbox;
-
--- What left the outbox already: ids up to here are in the index. One row.
-CREATE TABLE @store.outbox_floor (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    id bigint NOT NULL
-);
-INSERT INTO @store.outbox_floor (id) VALUES (0);
+FROM @store.outbox WHERE @store.check_snapshot();
 
 -- append: decide a batch of appends and write what is accepted, in one statement of the client.
 --
@@ -70,7 +99,7 @@ BEGIN
     IF lock_timeout_ms IS NOT NULL THEN
         PERFORM set_config('lock_timeout', lock_timeout_ms || 'ms', true);
     END IF;
-    IF (SELECT s.last_value - f.id FROM @store.outbox_id s, @store.outbox_floor f)
+    IF (SELECT s.last_value - f.floor FROM @store.outbox_id s, @store.outbox_state f)
         + cardinality(e_id) > backlog_max
     THEN
         RETURN QUERY SELECT 'backlog', 0::bigint, 0::bigint, 0::bigint FROM unnest(w_stream);
@@ -96,7 +125,7 @@ BEGIN
         FROM unnest(e_write, e_id) WITH ORDINALITY AS e (write, id, ord)
         LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.outbox x WHERE x.event_id = e.id LIMIT 1) o ON true
         LEFT JOIN LATERAL (SELECT x.stream, x.version FROM @store.indexed_events x WHERE x.event_id = e.id LIMIT 1) i ON true
-        WHERE o.version IS NOT NULL OR i.version IS NOT NULL
+        WHERE @store.check_snapshot() AND (o.version IS NOT NULL OR i.version IS NOT NULL)
     ),
     retried AS (
         SELECT s.write, count(*) AS known, min(s.version) AS first,
@@ -136,9 +165,9 @@ BEGIN
     ),
     written AS (
         -- Ids are drawn here, after the gate was passed, in event order.
-        INSERT INTO @store.outbox (id, stream, version, event_id, type, schema_id, recorded_at,
+        INSERT INTO @store.outbox (segment, id, stream, version, event_id, type, schema_id, recorded_at,
             correlation_id, causation_id, traceparent, metadata, data)
-        SELECT nextval('@store.outbox_id'), q.stream, q.version, q.id, q.type, q.schema, clock_timestamp(),
+        SELECT (SELECT s.last_value FROM @store.outbox_segment s), nextval('@store.outbox_id'), q.stream, q.version, q.id, q.type, q.schema, clock_timestamp(),
             q.correlation, q.causation, q.traceparent, q.metadata, q.data
         FROM (
             SELECT e.*, p.stream, p.base + e.ord - p.first AS version

@@ -118,7 +118,8 @@ class Ticks:
             if is_new:
                 mark = await self._connection.fetchrow(self._sql["mark"])
                 assert mark is not None
-                self._upto, self._is_open, self._after = Mark(*mark), True, 0
+                self._upto, self._is_open, self._after = Mark(*mark[:3]), True, 0
+                self._is_stored = self._is_stored and not mark["is_awaited"]
             rows = await self._slice(self._after) if self._ahead is None else self._ahead
             self._ahead = None
             if rows:
