@@ -165,7 +165,7 @@ async def pipeline(settings: Settings) -> tuple[float, list[float]]:
 _LAG: Final = """
 SELECT coalesce(extract(epoch FROM clock_timestamp() - (
     SELECT recorded_at FROM {store}.outbox o
-    WHERE o.id > (SELECT floor FROM {store}.outbox_state)
+    WHERE o.id > (SELECT last_value FROM {store}.outbox_floor)
         AND NOT EXISTS (SELECT FROM {store}.indexed_events e WHERE e.event_id = o.event_id)
     ORDER BY id LIMIT 1)), 0)::float8
 """

@@ -21,7 +21,7 @@ async def test_frontier_left_behind_by_a_crash_is_caught_up(
     async with running(Relay(settings), Indexer(settings)):
         assert await reader.indexed(done.event_ids) == [1, 2]
     # As if the last indexer had died between its rows' commit and the frontier's.
-    await connection.execute(f"UPDATE {settings.store}.index_frontier SET position = 0")
+    await connection.execute(f"UPDATE {settings.store}.index_frontier_log SET position = 0")
     async with running(Indexer(settings)):
         await until(partial(_frontier_is, reader, 2), "the frontier is where the rows are")
 

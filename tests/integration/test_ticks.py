@@ -1,5 +1,6 @@
 """Ticks, without Kafka: while clients append as fast as they can, every event is in exactly one tick, in order."""
 
+import json
 import random
 import re
 import time
@@ -121,3 +122,27 @@ async def test_a_relay_of_an_older_epoch_is_refused(producer: Producer, ticker: 
     with pytest.raises(RelayFencedError, match="taken over"):
         await older.next()
     assert await ticker.tick() == 1
+
+
+async def test_a_ticks_cost_does_not_grow_while_a_transaction_is_open_elsewhere(
+    settings: Settings, producer: Producer, ticker: Ticker, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """Counted in pages: what the relay looks at each time must not hide behind its own dead versions."""
+
+    async def pages() -> int:
+        (plan,) = json.loads(
+            await connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM {settings.store}.relay, {settings.store}.mark()"
+            )
+        )
+        return int(plan["Plan"]["Shared Hit Blocks"])
+
+    stranger = await asyncpg.connect(settings.dsn)
+    async with stranger.transaction(isolation="repeatable_read"):
+        await stranger.fetchval("SELECT pg_current_xact_id()")
+        before = await pages()
+        for version in range(600):
+            await producer.append("Note-1", [Noted(text="x")], expected_version=version)
+            assert await ticker.tick() == 1
+        assert await pages() <= before + 3
+    await stranger.close()

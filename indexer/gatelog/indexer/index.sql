@@ -1,22 +1,36 @@
--- name: offsets
--- Where to go on in the partitions that were assigned; a partition that was never read starts at 0.
-SELECT a.topic, a.partition, coalesce(o.next_offset, 0) AS next_offset
-FROM unnest($1::text[], $2::int[]) AS a (topic, partition)
-LEFT JOIN @store.index_offsets o ON o.topic = a.topic COLLATE "C" AND o.partition = a.partition
+-- name: lock_claims
+-- Whoever waits here reads, in its next statement, what the one before has claimed.
+SELECT pg_advisory_xact_lock(hashtextextended('@store:offsets', 0))
 
 -- name: claim_new
+-- A partition that was never read starts at 0.
 INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT topic, partition, 0 FROM unnest($1::text[], $2::int[]) AS a (topic, partition)
-ON CONFLICT DO NOTHING
+SELECT a.topic, a.partition, 0
+FROM unnest($1::text[], $2::int[]) AS a (topic, partition)
+WHERE NOT EXISTS (
+    SELECT FROM @store.index_offsets o WHERE o.topic = a.topic COLLATE "C" AND o.partition = a.partition
+)
+
+-- name: offsets
+-- Where to go on in the partitions that were assigned.
+SELECT a.topic, a.partition, o.next_offset
+FROM unnest($1::text[], $2::int[]) AS a (topic, partition)
+JOIN LATERAL (
+    SELECT o.next_offset FROM @store.index_offsets o
+    WHERE o.topic = a.topic COLLATE "C" AND o.partition = a.partition ORDER BY o.next_offset DESC LIMIT 1
+) o ON true
 
 -- name: advance
 -- Compare and set: an indexer that lost its partition meanwhile finds another offset there, and writes nothing.
-UPDATE @store.index_offsets o SET next_offset = b.upto
-FROM (
-    SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS u (topic, partition, since, upto)
-) b
-WHERE o.topic = b.topic COLLATE "C" AND o.partition = b.partition AND o.next_offset = b.since
-RETURNING o.topic
+WITH left_behind AS (
+    DELETE FROM @store.index_offsets o
+    USING unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS b (topic, partition, since, upto)
+    WHERE o.topic = b.topic COLLATE "C" AND o.partition = b.partition AND o.next_offset = b.since
+    RETURNING o.topic, o.partition, b.upto
+)
+INSERT INTO @store.index_offsets (topic, partition, next_offset)
+SELECT topic, partition, upto FROM left_behind
+RETURNING topic
 
 -- name: frontier
 SELECT @store.advance_frontier()

@@ -161,8 +161,10 @@ class _Session:
 
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
         topics, numbers = [topic for topic, _ in places], [p for _, p in places]
-        await self._pool.execute(self._sql["claim_new"], topics, numbers)
-        rows = await self._pool.fetch(self._sql["offsets"], topics, numbers)
+        async with self._pool.acquire() as connection, connection.transaction():
+            await connection.execute(self._sql["lock_claims"])
+            await connection.execute(self._sql["claim_new"], topics, numbers)
+            rows = await connection.fetch(self._sql["offsets"], topics, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
 

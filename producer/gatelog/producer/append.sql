@@ -38,8 +38,8 @@ passed AS (
         AND (e.expected IN (0, -1) OR EXISTS (SELECT FROM @store.streams x WHERE x.stream = e.at OFFSET 0))
         AND e.at NOT IN (SELECT k.at FROM known k)
         AND (
-            SELECT s.last_value - f.floor + cardinality($1) <= $13 AND f.emptied >= e.last_value
-            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+            SELECT s.last_value - f.last_value + cardinality($1) <= $13 AND t.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_floor f, @store.outbox_state t, @store.outbox_emptied e
         )
     ORDER BY e.ord
     ON CONFLICT (stream) DO UPDATE SET version = s.version + excluded.version, expected = excluded.expected
@@ -69,8 +69,8 @@ WITH passed AS (
         AND NOT EXISTS (SELECT FROM @store.indexed_events x WHERE x.event_id = $3::uuid)
         AND NOT EXISTS (SELECT FROM @store.outbox x WHERE x.event_id = $3::uuid)
         AND (
-            SELECT s.last_value - f.floor < $11 AND f.emptied >= e.last_value
-            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+            SELECT s.last_value - f.last_value < $11 AND t.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_floor f, @store.outbox_state t, @store.outbox_emptied e
         )
     ON CONFLICT (stream) DO UPDATE SET version = s.version + 1, expected = excluded.expected
     WHERE NOT s.closed AND (s.version = excluded.expected OR excluded.expected < 0)

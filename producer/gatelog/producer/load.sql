@@ -19,8 +19,8 @@ WITH w AS MATERIALIZED (
                 OR EXISTS (SELECT FROM @store.outbox x WHERE x.event_id = e.id OFFSET 0)
         )
         AND (
-            SELECT s.last_value - f.floor + cardinality($4) <= $5 AND f.emptied >= e.last_value
-            FROM @store.outbox_id s, @store.outbox_state f, @store.outbox_emptied e
+            SELECT s.last_value - f.last_value + cardinality($4) <= $5 AND t.emptied >= e.last_value
+            FROM @store.outbox_id s, @store.outbox_floor f, @store.outbox_state t, @store.outbox_emptied e
         )
 ),
 passed AS (

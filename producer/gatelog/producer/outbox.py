@@ -29,6 +29,7 @@ class OutboxKeeper:
         """Work on the outbox of ``settings.store``."""
         self._settings = settings
         self._sql = queries("gatelog.producer", "relay.sql", settings.store)
+        self._next_floor = self._next_floor_position = 0
         self._snapshot_age_max = timedelta(seconds=settings.outbox_snapshot_age_max_s)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -54,7 +55,7 @@ class OutboxKeeper:
 
     async def run_once(self, connection: postgres.Connection) -> str | None:
         """Say what waits for nothing any more, and take the next step of a rotation; return which, if any."""
-        await connection.execute(self._sql["raise_floor"])
+        await self._raise_floor(connection)
         try:
             step: str | None = await connection.fetchval(
                 self._sql["rotate"], self._settings.outbox_segment_events, self._snapshot_age_max
@@ -65,3 +66,11 @@ class OutboxKeeper:
         if step is not None:
             _log.info("outbox.rotation", step=step)
         return step
+
+    async def _raise_floor(self, connection: postgres.Connection) -> None:
+        """Let the floor follow to where the relay was when the index had not come as far."""
+        now = await connection.fetchrow(self._sql["standing"])
+        assert now is not None
+        if now["indexed"] >= self._next_floor_position:
+            await connection.execute(self._sql["raise_floor"], self._next_floor)
+            self._next_floor, self._next_floor_position = now["done_id"], now["position"]

@@ -14,10 +14,13 @@ WHERE pg_try_advisory_lock(hashtextextended('@store:relay', 0))
 RETURNING holder
 
 -- name: take_over
--- From here on, a relay of an older epoch can fix no tick. "restarted": transaction ids began anew, the database was
--- moved to another cluster.
-UPDATE @store.relay SET epoch = epoch + 1
-RETURNING *, done_xid > pg_current_xact_id() AS restarted
+-- From here on, a relay of an older epoch can fix no tick. What it has fixed is read in a statement of its own, whose
+-- snapshot is younger than the lock.
+UPDATE @store.relay_leader SET epoch = epoch + 1
+
+-- name: stand
+-- Where the relay stands. "restarted": transaction ids began anew, the database was moved to another cluster.
+SELECT *, done_xid > pg_current_xact_id() AS restarted FROM @store.relay
 
 -- name: beat
 UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE pid = $1
@@ -84,25 +87,27 @@ WHERE d.total - d.size < $4::bigint
 ORDER BY d.id
 
 -- name: fix
--- Store where the relay stands, a pending tick included, if no other relay has taken over.
-UPDATE @store.relay
-SET tick = $2, position = $3, done_id = $4, done_xid = $5, done_snapshot = $6, upto_id = $7, upto_xid = $8,
-    upto_snapshot = $9, after_id = $10, pending_last_id = $11, pending_events = $12, pending_ends_interval = $13
-WHERE epoch = $1
-RETURNING epoch
+-- Store where the relay stands, a pending tick included, if no other relay has taken over. $14: what this replaces.
+WITH own AS MATERIALIZED (
+    SELECT FROM @store.relay_leader WHERE epoch = $1 FOR NO KEY UPDATE
+), replaced AS (
+    DELETE FROM @store.relay_log WHERE revision = $14 AND EXISTS (SELECT FROM own)
+)
+INSERT INTO @store.relay_log (tick, position, done_id, done_xid, done_snapshot, upto_id, upto_xid, upto_snapshot,
+    after_id, pending_last_id, pending_events, pending_ends_interval)
+SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 FROM own
+RETURNING revision
 
 -- name: checked
 -- Kafka was seen to hold exactly this position at these ends.
-UPDATE @store.relay SET checked_position = $2, checked_offsets = $3 WHERE epoch = $1
+UPDATE @store.relay_leader SET checked_position = $2, checked_offsets = $3 WHERE epoch = $1
+
+-- name: standing
+SELECT r.done_id, r.position, f.position AS indexed FROM @store.relay r, @store.index_frontier f
 
 -- name: raise_floor
--- Ids up to the floor wait for nothing any more: it follows what the relay has published, once that is indexed.
-UPDATE @store.outbox_state s
-SET floor = CASE WHEN f.position >= s.next_floor_position THEN s.next_floor ELSE s.floor END,
-    next_floor = CASE WHEN f.position >= s.next_floor_position THEN r.done_id ELSE s.next_floor END,
-    next_floor_position = CASE WHEN f.position >= s.next_floor_position THEN r.position ELSE s.next_floor_position END
-FROM @store.relay r, @store.index_frontier f
-WHERE s.floor < r.done_id
+-- Ids up to the floor wait for nothing any more.
+SELECT setval('@store.outbox_floor', $1) FROM @store.outbox_floor WHERE last_value < $1
 
 -- name: rotate
 SELECT @store.rotate_outbox($1, $2)

@@ -34,12 +34,14 @@ SELECT position, category, stream, version, type, recorded_at, event_id, correla
     metadata::jsonb AS metadata, data_json AS data
 FROM @store.events;
 
--- Where the indexer stands in each partition, stored with the rows: the group's offsets in Kafka are not trusted.
+-- Where the indexer stands in each partition, stored with the rows: the group's offsets in Kafka are not trusted. One row
+-- a partition; a step deletes it and adds the next. (A row that is updated leaves dead versions under one key, which
+-- nothing removes while a transaction of the cluster is older, and every look at the row passes them all.)
 CREATE TABLE @store.index_offsets (
     topic text COLLATE "C" NOT NULL,
     partition integer NOT NULL,
     next_offset bigint NOT NULL,
-    PRIMARY KEY (topic, partition)
+    PRIMARY KEY (topic, partition, next_offset)
 );
 
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
@@ -55,12 +57,11 @@ CREATE TABLE @store.unreadable_records (
     PRIMARY KEY (topic, partition, "offset")
 );
 
--- The frontier: the highest position below which nothing is missing. Reads of the whole log never pass it.
-CREATE TABLE @store.index_frontier (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    position bigint NOT NULL
-);
-INSERT INTO @store.index_frontier (position) VALUES (0);
+-- The frontier: the highest position below which nothing is missing. Reads of the whole log never pass it. One row, in
+-- steps as the offsets.
+CREATE TABLE @store.index_frontier_log (position bigint PRIMARY KEY);
+INSERT INTO @store.index_frontier_log VALUES (0);
+CREATE VIEW @store.index_frontier AS SELECT position FROM @store.index_frontier_log ORDER BY position DESC LIMIT 1;
 
 -- advance_frontier: walk on while positions follow each other without a gap; steps double, so that a gap at the
 -- front costs one short look. Waits for a session that advances at the same time: it may not have seen our rows.
@@ -74,7 +75,8 @@ DECLARE
     reached bigint;
     step integer := 64;
 BEGIN
-    SELECT f.position INTO start FROM @store.index_frontier f FOR UPDATE;
+    PERFORM pg_advisory_xact_lock(hashtextextended('@store:frontier', 0));
+    SELECT f.position INTO start FROM @store.index_frontier f;
     front := start;
     LOOP
         SELECT max(w.position) INTO reached
@@ -91,7 +93,8 @@ BEGIN
     front := greatest(front, reached);  -- greatest() passes over null
     IF front > start THEN
         PERFORM set_config('synchronous_commit', 'off', true);  -- derived: a crash only makes it walk again
-        UPDATE @store.index_frontier SET position = front;
+        DELETE FROM @store.index_frontier_log f WHERE f.position = start;
+        INSERT INTO @store.index_frontier_log VALUES (front);
     END IF;
     RETURN front;
 END

@@ -38,16 +38,14 @@ ALTER TABLE @store.outbox ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardl
 CREATE TABLE @store.outbox_0 PARTITION OF @store.outbox (segment DEFAULT 0) FOR VALUES IN (0);
 CREATE TABLE @store.outbox_1 PARTITION OF @store.outbox (segment DEFAULT 1) FOR VALUES IN (1);
 
--- Two facts that every statement must see as they are now, however old its snapshot is: sequences are read so.
+-- Facts that every statement must see as they are now, however old its snapshot is: sequences are read so.
 CREATE SEQUENCE @store.outbox_segment AS smallint MINVALUE 0 MAXVALUE 1;  -- last_value: the segment that takes the appends
 CREATE SEQUENCE @store.outbox_emptied AS bigint MINVALUE 0;               -- last_value: how often a segment was emptied
+CREATE SEQUENCE @store.outbox_floor AS bigint MINVALUE 0;                 -- last_value: ids up to it wait for nothing any more
 
 -- Where the outbox stands. One row.
 CREATE TABLE @store.outbox_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    floor bigint NOT NULL DEFAULT 0,       -- outbox ids up to here wait for nothing any more
-    next_floor bigint NOT NULL DEFAULT 0,  -- … and up to here, when the index has come to next_floor_position
-    next_floor_position bigint NOT NULL DEFAULT 0,
     segment smallint NOT NULL DEFAULT 0,   -- that takes the appends
     cut_id bigint NOT NULL DEFAULT 0,      -- the last outbox id before it did
     cut_xid xid8 NOT NULL DEFAULT '0',     -- what is in the other segment was committed before it; 0: nothing is
@@ -99,7 +97,7 @@ BEGIN
     IF lock_timeout_ms IS NOT NULL THEN
         PERFORM set_config('lock_timeout', lock_timeout_ms || 'ms', true);
     END IF;
-    IF (SELECT s.last_value - f.floor FROM @store.outbox_id s, @store.outbox_state f)
+    IF (SELECT s.last_value - f.last_value FROM @store.outbox_id s, @store.outbox_floor f)
         + cardinality(e_id) > backlog_max
     THEN
         RETURN QUERY SELECT 'backlog', 0::bigint, 0::bigint, 0::bigint FROM unnest(w_stream);

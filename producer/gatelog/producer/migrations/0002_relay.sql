@@ -1,12 +1,22 @@
--- Where the relay stands. One row.
+-- Who leads, and what it has seen of Kafka. One row.
+CREATE TABLE @store.relay_leader (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch bigint NOT NULL DEFAULT 0,             -- a take-over bumps it; a relay of an older epoch is refused
+    checked_position bigint NOT NULL DEFAULT 0,  -- Kafka was seen to hold exactly this position…
+    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [next offset of each partition]}
+);
+INSERT INTO @store.relay_leader DEFAULT VALUES;
+
+-- Where the relay stands: the row with the highest revision. Each tick adds one and deletes the one before. (A row that
+-- is updated leaves dead versions under one key. While a transaction of the cluster is older, nothing removes them, and
+-- every look at the row passes them all.)
 --
 -- An interval is what became visible between two marks: "done" (published up to here) and "upto" (null when no
 -- interval is open). A tick is a slice of the interval in outbox id order: the events after after_id up to
 -- pending_last_id, pending_events of them (0: none pending). All of it is stored before the first record of the
 -- tick is produced, so that a repeated tick is the same tick.
-CREATE TABLE @store.relay (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    epoch bigint NOT NULL DEFAULT 0,             -- a take-over bumps it; a relay of an older epoch is refused
+CREATE TABLE @store.relay_log (
+    revision bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tick bigint NOT NULL DEFAULT 0,              -- number of the pending tick, or of the last one
     position bigint NOT NULL DEFAULT 0,          -- of the last published event
     done_snapshot pg_snapshot NOT NULL,
@@ -18,11 +28,13 @@ CREATE TABLE @store.relay (
     after_id bigint NOT NULL DEFAULT 0,
     pending_last_id bigint NOT NULL DEFAULT 0,
     pending_events integer NOT NULL DEFAULT 0,
-    pending_ends_interval boolean NOT NULL DEFAULT false,
-    checked_position bigint NOT NULL DEFAULT 0,  -- Kafka was seen to hold exactly this position…
-    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [next offset of each partition]}
+    pending_ends_interval boolean NOT NULL DEFAULT false
 );
-INSERT INTO @store.relay (done_snapshot, done_xid, done_id) VALUES (pg_snapshot '1:1:', xid8 '0', 0);
+INSERT INTO @store.relay_log (done_snapshot, done_xid, done_id) VALUES (pg_snapshot '1:1:', xid8 '0', 0);
+
+CREATE VIEW @store.relay AS
+SELECT r.epoch, r.checked_position, r.checked_offsets, l.*
+FROM @store.relay_leader r, LATERAL (SELECT * FROM @store.relay_log ORDER BY revision DESC LIMIT 1) l;
 
 -- The active relay says here, every second, that it is alive. A lock is held by the frozen, too.
 CREATE TABLE @store.relay_lease (

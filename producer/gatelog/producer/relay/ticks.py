@@ -64,6 +64,7 @@ class Ticks:
         self._settings = settings
         self._sql = queries(PACKAGE, "relay.sql", settings.store)
         self._epoch = 0
+        self._revision = 0
         self._number = 0
         self._after = 0
         self._done = self._upto = Mark(0, 0, None)
@@ -88,7 +89,9 @@ class Ticks:
         Raises:
             LogMismatchError: transaction ids began anew since.
         """
-        row = await self._connection.fetchrow(self._sql["take_over"])
+        async with self._connection.transaction():
+            await self._connection.execute(self._sql["take_over"])
+            row = await self._connection.fetchrow(self._sql["stand"])
         assert row is not None
         if row["restarted"]:
             raise LogMismatchError(
@@ -96,7 +99,8 @@ class Ticks:
                 "cluster has not come so far. The database was moved here by dump and restore: transaction ids "
                 "began anew, and what was published cannot be told from them. Nothing was changed."
             )
-        self._epoch, self._number, self.position = row["epoch"], row["tick"], row["position"]
+        self._epoch, self._revision = row["epoch"], row["revision"]
+        self._number, self.position = row["tick"], row["position"]
         self._done = Mark(row["done_id"], row["done_xid"], row["done_snapshot"])
         self._is_open = row["upto_snapshot"] is not None
         self._upto = Mark(row["upto_id"], row["upto_xid"], row["upto_snapshot"])
@@ -189,7 +193,7 @@ class Ticks:
 
     async def _store(self, tick: Fixed | None) -> None:
         upto = self._upto if self._is_open else Mark(0, 0, None)
-        epoch = await self._connection.fetchval(
+        revision = await self._connection.fetchval(
             self._sql["fix"],
             self._epoch,
             tick.number if tick else self._number,
@@ -204,9 +208,11 @@ class Ticks:
             tick.last_id if tick else 0,
             tick.events if tick else 0,
             tick is not None and tick.ends_interval,
+            self._revision,
         )
-        if epoch is None:
+        if revision is None:
             raise RelayFencedError(f"Epoch {self._epoch} of the relay is over: another relay has taken over.")
+        self._revision = revision
         self._is_stored = True
 
 
