@@ -83,11 +83,16 @@ class Leadership:
 
     async def _publish(self, publisher: Publisher, tick: Tick) -> None:
         """Publish a tick, however often it takes."""
-        await asyncio.to_thread(self._topics.ensure, {row["category"] for row in tick.rows})
+        categories = {row["category"] for row in tick.rows}
+        if not self._topics.knows(categories):
+            await asyncio.to_thread(self._topics.ensure, categories)
         while True:
             try:
-                await asyncio.to_thread(publisher.send, tick)
-                await self._commit(publisher, tick)
+                if self._ticks.has_more:
+                    await asyncio.to_thread(publisher.send, tick)
+                    await self._commit(publisher, tick)
+                else:  # in one go: a change of threads is a tenth of a small tick
+                    await asyncio.to_thread(publisher.publish, tick)
                 break
             except TickAbortedError as error:
                 _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=str(error))

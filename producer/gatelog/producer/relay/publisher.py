@@ -87,6 +87,11 @@ class Publisher:
         with kafka.translated(properties):
             self._producer.init_transactions(INIT_TIMEOUT_S)
 
+    def publish(self, tick: Tick) -> None:
+        """Send and commit a tick; raises what these raise."""
+        self.send(tick)
+        self.commit(tick)
+
     def send(self, tick: Tick) -> None:
         """Send the records of a tick, in a transaction that ``commit`` ends.
 

@@ -138,11 +138,15 @@ class Ticks:
             self._rows = await self._left_behind(self._pending)
         return Tick(self._pending.number, self.position + 1, self._rows)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something may follow the pending tick in its interval."""
+        return self._pending is not None and not self._pending.ends_interval
+
     async def prefetch(self) -> None:
         """Fetch what follows the pending tick in its interval, while the tick is published."""
-        pending = self._pending
-        if pending is not None and not pending.ends_interval and self._ahead is None:
-            self._ahead = await self._slice(pending.last_id)
+        if self._pending is not None and self.has_more and self._ahead is None:
+            self._ahead = await self._slice(self._pending.last_id)
 
     def done(self) -> None:
         """Say that the pending tick was published."""

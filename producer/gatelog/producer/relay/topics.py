@@ -35,6 +35,10 @@ class Topics:
         self._known = {name: partitions for name, partitions in found.items() if name.startswith(prefix)}
         return dict(self._known)
 
+    def knows(self, categories: Iterable[str]) -> bool:
+        """Say whether the topics of ``categories`` are known to exist; asks nobody."""
+        return all(topic_of(self._settings.store, category) in self._known for category in categories)
+
     def ensure(self, categories: Iterable[str]) -> None:
         """Create the topics of ``categories`` that do not exist yet.
 
@@ -43,8 +47,6 @@ class Topics:
             KafkaUnavailableError: no answer in time.
         """
         wanted = {topic_of(self._settings.store, category) for category in categories}
-        if wanted <= self._known.keys():
-            return
         self.of_store()
         if missing := wanted - self._known.keys():
             self._create(missing)
