@@ -82,17 +82,22 @@ class Leadership:
         _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
 
     async def _publish(self, publisher: Publisher, tick: Tick) -> None:
-        """Publish a tick, however often it takes."""
+        """Publish a tick, however often it takes.
+
+        It is stored while its records are on their way: nobody can read these before Kafka commits them.
+        """
         categories = {row["category"] for row in tick.rows}
         if not self._topics.knows(categories):
             await asyncio.to_thread(self._topics.ensure, categories)
+        fixed = asyncio.run_coroutine_threadsafe(self._ticks.fix(), asyncio.get_running_loop())
         while True:
             try:
                 if self._ticks.has_more:
                     await asyncio.to_thread(publisher.send, tick)
+                    await asyncio.wrap_future(fixed)
                     await self._commit(publisher, tick)
                 else:  # in one go: a change of threads is a tenth of a small tick
-                    await asyncio.to_thread(publisher.publish, tick)
+                    await asyncio.to_thread(publisher.publish, tick, fixed)
                 break
             except TickAbortedError as error:
                 _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=str(error))

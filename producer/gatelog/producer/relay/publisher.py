@@ -6,6 +6,7 @@ documentation of its transactional producer (``rdkafka.h``, "Transactional produ
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
@@ -87,9 +88,10 @@ class Publisher:
         with kafka.translated(properties):
             self._producer.init_transactions(INIT_TIMEOUT_S)
 
-    def publish(self, tick: Tick) -> None:
-        """Send and commit a tick; raises what these raise."""
+    def publish(self, tick: Tick, fixed: Future[None]) -> None:
+        """Send a tick, wait until it is ``fixed``, and commit it; raises what these raise."""
         self.send(tick)
+        fixed.result(COMMIT_TIMEOUT_S)
         self.commit(tick)
 
     def send(self, tick: Tick) -> None:

@@ -1,6 +1,6 @@
 """Ticks: which events of the outbox are published together, and at which positions. See "due" in relay.sql.
 
-The row "relay" is what survives: a tick is fixed there before anything is produced, and comes again, the same, to
+The row "relay" is what survives: a tick is stored there before Kafka commits it, and comes again, the same, to
 whoever takes over, until it is done.
 """
 
@@ -112,7 +112,7 @@ class Ticks:
         return row
 
     async def next(self) -> Tick | None:
-        """Return the pending tick, or fix the next one; None when nothing is due.
+        """Return the pending tick, or the next one, which is not stored yet; None when nothing is due.
 
         Raises:
             RelayFencedError: another relay has taken over.
@@ -127,7 +127,7 @@ class Ticks:
             rows = await self._slice(self._after) if self._ahead is None else self._ahead
             self._ahead = None
             if rows:
-                await self._fix(rows)
+                self._make(rows)
             else:
                 self._done, self._is_open = self._upto, False
                 if is_new:  # otherwise nothing was left of an interval that was open: on to the next
@@ -137,6 +137,15 @@ class Ticks:
         if self._rows is None:
             self._rows = await self._left_behind(self._pending)
         return Tick(self._pending.number, self.position + 1, self._rows)
+
+    async def fix(self) -> None:
+        """Store the pending tick, so that it comes again, the same, until it is done. Before Kafka commits it.
+
+        Raises:
+            RelayFencedError: another relay has taken over.
+        """
+        if not self._is_stored:
+            await self._store(self._pending)
 
     @property
     def has_more(self) -> bool:
@@ -185,15 +194,15 @@ class Ticks:
         late = await self._connection.fetch(self._sql["late"], *bounds, done.xid, done.snapshot, upto.snapshot)
         return _first([*rows, *late], events_max, bytes_max) if late else rows
 
-    async def _fix(self, rows: Sequence[asyncpg.Record]) -> None:
+    def _make(self, rows: Sequence[asyncpg.Record]) -> None:
         """Make a slice the next tick. If neither bound cut it, its interval ends there."""
         ends = (
             len(rows) < self._settings.tick_events_max
             and sum(len(row["value"]) for row in rows) < self._settings.tick_bytes_max
         )
-        tick = Fixed(self._number + 1, len(rows), rows[-1]["id"], ends)
-        await self._store(tick)
-        self._number, self._pending, self._rows = tick.number, tick, rows
+        self._number += 1
+        self._pending, self._rows = Fixed(self._number, len(rows), rows[-1]["id"], ends), rows
+        self._is_stored = False
 
     async def _store(self, tick: Fixed | None) -> None:
         upto = self._upto if self._is_open else Mark(0, 0, None)
