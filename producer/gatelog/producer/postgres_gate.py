@@ -101,15 +101,19 @@ class PostgresGate:
     async def _until_answered(self, batch: Sequence[Writes], *, patient: bool) -> list[Verdict]:
         """Repeat a batch whose connection died, until an answer comes: the event ids make that safe.
 
-        Callers give up by their own timeouts; a batch that nobody waits for any more is still bounded by it.
+        Callers give up by their own timeouts; a batch that nobody waits for any more is still bounded by it, even
+        where the network has forgotten its connection and TCP would go on trying for a quarter of an hour. A full
+        disk is told at once: it lasts, and a timeout would not say what is wrong.
         """
         deadline = asyncio.get_running_loop().time() + self._settings.append_timeout_s
         while True:
             try:
                 with postgres.translated(self._settings.store, self._settings.dsn):
-                    verdicts = await self._on_own_connection(batch, patient=patient)
+                    async with asyncio.timeout_at(deadline):
+                        verdicts = await self._on_own_connection(batch, patient=patient)
             except PostgresUnavailableError as error:
-                if asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline:
+                late = asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline
+                if late or isinstance(error.__cause__, asyncpg.DiskFullError):
                     raise
                 _log.warning("append.retry", appends=len(batch), error=str(error))
                 await asyncio.sleep(_RETRY_DELAY_S)
