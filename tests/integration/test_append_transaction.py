@@ -129,3 +129,17 @@ async def test_the_relay_is_woken_after_the_commit(
         async with connection.transaction():
             done = await producer.append("Order-1", [Noted(text="x")], expected_version=ANY, connection=connection)
         assert await reader.indexed(done.event_ids, timeout=20) == [2]
+
+
+async def test_a_connection_that_dies_in_its_transaction_is_not_watched_for_ever(
+    settings: Settings, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """The doorbell waits for the end of a transaction; a dead connection never says that it has ended."""
+    own = await asyncpg.connect(settings.dsn)
+    await own.execute("BEGIN")
+    await producer.append("Order-1", [Noted(text="x")], expected_version=ANY, connection=own)
+    watching = [task for task in asyncio.all_tasks() if "Doorbell._watch" in repr(task.get_coro())]
+    assert watching
+    await connection.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
+    async with asyncio.timeout(20):
+        await asyncio.gather(*watching)
