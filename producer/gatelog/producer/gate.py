@@ -13,6 +13,7 @@ from gatelog.core.postgres import Connection
 
 EXPECT_ANY: Final = -1
 EXPECT_EXISTS: Final = -2
+VERSION_MAX: Final = 2**63 - 1
 
 
 class EncodedEvent(NamedTuple):
@@ -129,9 +130,9 @@ def check_expected(stream: str, expected: ExpectedVersion) -> ExpectedVersion:
     """Return ``expected`` if it is one of the four kinds.
 
     Raises:
-        InvalidInputError: a negative number, or something else.
+        InvalidInputError: a negative number, one that no stream can reach, or something else.
     """
-    if isinstance(expected, StreamState) or (type(expected) is int and expected >= 0):
+    if isinstance(expected, StreamState) or (type(expected) is int and 0 <= expected <= VERSION_MAX):
         return expected
     raise InvalidInputError(
         f"Append to {stream!r}: expected_version {expected!r} is none of NO_STREAM, STREAM_EXISTS, ANY, "
