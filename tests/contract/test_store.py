@@ -19,7 +19,7 @@ from gatelog.core.errors import (
     StreamClosedError,
     StreamNotFoundError,
 )
-from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, StreamAppend, retry_on_conflict
+from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, StreamAppend, gate, retry_on_conflict
 from gatelog.schemas import NewEvent, StreamClosed
 
 
@@ -141,6 +141,13 @@ async def test_several_streams_share_the_bound_of_an_append(store: Store) -> Non
     half = [[Noted(text="x")] * 6_000, [Noted(text="x")] * 4_001]
     with pytest.raises(InvalidInputError, match="has 10,001 events; 10,000 are allowed"):
         await store.producer.append_streams([StreamAppend(f"Note-{n}", events, ANY) for n, events in enumerate(half)])
+
+
+async def test_an_append_has_a_bound_of_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "APPEND_BYTES_MAX", 50)
+    assert await store.append("Note-1", "x" * 20, "x" * 20) == 2
+    with pytest.raises(InvalidInputError, match="has 63 bytes of payload; 50 are possible"):
+        await store.append("Note-1", "x" * 20, "x" * 20, "x" * 20)
 
 
 NOT_UUIDS = ["nope", "0197b6b4-8f5c-7b1e-9a52-0d6f3c2e1a47", 5, b"x" * 16]

@@ -92,6 +92,7 @@ class Later(Enum):
 LATER: Final = Later.LATER
 
 Writes: TypeAlias = tuple[StreamWrite, ...]  # one append
+APPEND_BYTES_MAX: Final = 256 * 1024 * 1024  # of payload: a statement of a gigabyte ends the connection
 Verdict: TypeAlias = list[Appended] | GatelogError | Literal[Later.LATER]
 
 
@@ -124,6 +125,23 @@ class Gate(Protocol):
             GatelogError: it was refused; nothing was changed.
         """
         ...
+
+
+def bytes_of(writes: Writes) -> int:
+    """Return how much payload an append has."""
+    return sum([len(event.data) for write in writes for event in write.events])
+
+
+def check_bytes(writes: Writes) -> None:
+    """Hold the bound of one append's payload.
+
+    Raises:
+        InvalidInputError: it is over ``APPEND_BYTES_MAX``.
+    """
+    if (size := bytes_of(writes)) > APPEND_BYTES_MAX:
+        raise InvalidInputError(
+            f"Append to {writes[0].stream!r} has {size:,} bytes of payload; {APPEND_BYTES_MAX:,} are possible."
+        )
 
 
 def check_expected(stream: str, expected: ExpectedVersion) -> ExpectedVersion:

@@ -15,7 +15,7 @@ from gatelog.core.settings import Settings
 from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.encoding import check_count, encode_event, encode_events
-from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_expected
+from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_bytes, check_expected
 from gatelog.producer.loading import chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
@@ -245,6 +245,7 @@ class Producer:
     async def _pass(
         self, writes: Writes, events: Sequence[NewEvent], connection: postgres.Connection | None
     ) -> list[Appended]:
+        check_bytes(writes)
         if connection is not None:
             return await self._within(connection, writes)
         try:
