@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 REPO   ?= .
 ONLY   ?=
 
-.PHONY: help setup demo test test-unit bench check format lock clean
+.PHONY: help setup demo test test-unit faults bench check format lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: setup      ## the whole suite, on a real Postgres and a real Kafka that it
 
 test-unit: setup ## the tests that need no services, in seconds
 	$(BIN)/pytest tests/unit
+
+faults: setup    ## everything that must be survived, for long and from random seeds (as root: networks and full disks too)
+	$(BIN)/pytest tests/faults --long --timeout 3600
 
 bench: setup     ## measure against baselines (ONLY=append, ROUNDS=3, FULL=1); JSON and pictures in bench/out
 	$(BIN)/python -m bench $(ONLY)

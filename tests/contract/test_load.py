@@ -80,3 +80,18 @@ async def test_a_closed_stream_takes_no_history(store: Store) -> None:
     await store.producer.close_stream("Note-1", expected_version=1)
     with pytest.raises(StreamClosedError):
         await store.producer.load([HistoricEvent("Note-1", 3, Noted(text="x"))])
+    with pytest.raises(ConflictError):
+        await store.producer.load([HistoricEvent("Note-1", 7, Noted(text="x"))])
+
+
+async def test_what_was_loaded_is_known_after_its_stream_was_closed(store: Store) -> None:
+    events = history(streams=2, versions=2)
+    await store.producer.load(events)
+    await store.producer.close_stream("Note-1", expected_version=2)
+    assert await store.producer.load(events) == Loaded(0, 4)
+
+
+@pytest.mark.parametrize("version", ["1", 1.0, None, True])
+async def test_a_version_is_a_whole_number(store: Store, version: object) -> None:
+    with pytest.raises(InvalidInputError, match="whole number"):
+        await store.producer.load([HistoricEvent("Note-1", version, Noted(text="x"))])  # type: ignore[arg-type] # on purpose

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -13,11 +14,12 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     GatelogError,
+    InvalidEventError,
     InvalidInputError,
     StreamClosedError,
     StreamNotFoundError,
 )
-from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, StreamAppend, retry_on_conflict
+from gatelog.producer import ANY, NO_STREAM, STREAM_EXISTS, StreamAppend, gate, retry_on_conflict
 from gatelog.schemas import NewEvent, StreamClosed
 
 
@@ -133,6 +135,57 @@ async def test_several_streams_retried(store: Store) -> None:
 async def test_several_streams_are_several_different_ones(store: Store, streams: list[str]) -> None:
     with pytest.raises(InvalidInputError):
         await store.producer.append_streams([StreamAppend(s, [Noted(text="x")], ANY) for s in streams])
+
+
+async def test_several_streams_share_the_bound_of_an_append(store: Store) -> None:
+    half = [[Noted(text="x")] * 6_000, [Noted(text="x")] * 4_001]
+    with pytest.raises(InvalidInputError, match="has 10,001 events; 10,000 are allowed"):
+        await store.producer.append_streams([StreamAppend(f"Note-{n}", events, ANY) for n, events in enumerate(half)])
+
+
+async def test_an_append_has_a_bound_of_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "APPEND_BYTES_MAX", 50)
+    assert await store.append("Note-1", "x" * 20, "x" * 20) == 2
+    with pytest.raises(InvalidInputError, match="has 63 bytes of payload; 50 are possible"):
+        await store.append("Note-1", "x" * 20, "x" * 20, "x" * 20)
+
+
+NOT_UUIDS = ["nope", "0197b6b4-8f5c-7b1e-9a52-0d6f3c2e1a47", 5, b"x" * 16]
+
+
+@pytest.mark.parametrize("field", ["id", "correlation_id", "causation_id"])
+@pytest.mark.parametrize("value", NOT_UUIDS)
+async def test_ids_are_uuids(store: Store, field: str, value: object) -> None:
+    """Refused at the door: text that looks like a UUID would slip past the search for ids that are there twice."""
+    event = replace(NewEvent(Noted(text="x")), **{field: value})  # type: ignore[arg-type] # on purpose
+    with pytest.raises(InvalidEventError, match="is no UUID"):
+        await store.producer.append("Note-1", [event], expected_version=ANY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("traceparent", 5), ("traceparent", b"00-x"), ("metadata", "abc"), ("metadata", 5)]
+)
+async def test_an_envelope_of_other_types_is_refused(store: Store, field: str, value: object) -> None:
+    event = replace(NewEvent(Noted(text="x")), **{field: value})  # type: ignore[arg-type] # on purpose
+    with pytest.raises(InvalidEventError):
+        await store.producer.append("Note-1", [event], expected_version=ANY)
+
+
+@pytest.mark.parametrize("events", [[{"text": "x"}], [Noted], Noted(text="x")])
+async def test_what_is_no_event_is_refused(store: Store, events: list[Noted]) -> None:
+    with pytest.raises(InvalidInputError, match="no event"):
+        await store.producer.append("Note-1", events, expected_version=ANY)
+
+
+@pytest.mark.parametrize("expected", [2**31, 2**63 - 1])
+async def test_no_version_is_too_high_to_be_compared(store: Store, expected: int) -> None:
+    with pytest.raises(ConflictError):
+        await store.append("Note-1", "x", expected=expected)
+
+
+async def test_a_version_that_no_stream_reaches_is_refused_at_the_door(store: Store) -> None:
+    with pytest.raises(InvalidInputError):
+        await store.append("Note-1", "x", expected=2**63)
 
 
 async def test_a_closed_stream_takes_no_more_and_stays_readable(store: Store) -> None:

@@ -7,10 +7,16 @@ import pytest
 from support.models import Noted
 from support.running import running
 
-from gatelog.core.errors import AppendTimeoutError, ConflictError, InvalidInputError, StreamNotFoundError
+from gatelog.core.errors import (
+    AppendTimeoutError,
+    ConflictError,
+    InvalidInputError,
+    StreamNotFoundError,
+    WaitTimeoutError,
+)
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
-from gatelog.producer import ANY, NO_STREAM, Producer, StreamAppend
+from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Loaded, Producer, StreamAppend
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 from gatelog.schemas import NewEvent
@@ -118,6 +124,37 @@ async def test_a_timed_out_append_tells_on_repetition(
     assert await reader.version("Order-1") == 3
 
 
+async def test_a_load_waits_for_a_transaction_that_holds_its_stream(
+    producer: Producer, reader: Reader, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """As an append does, and the streams that it does not wait for stay free for others."""
+    transaction = connection.transaction()
+    await transaction.start()
+    await producer.append("Order-2", [Noted(text="x")], expected_version=NO_STREAM, connection=connection)
+    load = asyncio.create_task(
+        producer.load([HistoricEvent(f"Order-{number}", 1, Noted(text="x")) for number in (1, 2)])
+    )
+    for number in range(20):
+        await producer.append(f"Note-{number}", [Noted(text="x")], expected_version=NO_STREAM)
+        await asyncio.wait([load], timeout=0.02)
+    assert not load.done()
+    await transaction.rollback()
+    assert await load == Loaded(new=2, known=0)
+    assert await reader.version("Order-1") == 1
+
+
+async def test_a_load_gives_up_with_an_error_of_its_own(
+    settings: Settings, reader: Reader, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    hasty = settings.model_copy(update={"append_timeout_s": 0.5})
+    async with Producer.connect(hasty) as producer, connection.transaction():
+        await producer.append("Order-2", [Noted(text="x")], expected_version=NO_STREAM, connection=connection)
+        with pytest.raises(WaitTimeoutError) as late:
+            await producer.load([HistoricEvent("Order-2", 1, Noted(text="x"))])
+        assert late.value.retryable
+    assert await reader.version("Order-2") == 1
+
+
 async def test_the_relay_is_woken_after_the_commit(
     settings: Settings, producer: Producer, reader: Reader, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
@@ -129,3 +166,17 @@ async def test_the_relay_is_woken_after_the_commit(
         async with connection.transaction():
             done = await producer.append("Order-1", [Noted(text="x")], expected_version=ANY, connection=connection)
         assert await reader.indexed(done.event_ids, timeout=20) == [2]
+
+
+async def test_a_connection_that_dies_in_its_transaction_is_not_watched_for_ever(
+    settings: Settings, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """The doorbell waits for the end of a transaction; a dead connection never says that it has ended."""
+    own = await asyncpg.connect(settings.dsn)
+    await own.execute("BEGIN")
+    await producer.append("Order-1", [Noted(text="x")], expected_version=ANY, connection=own)
+    watching = [task for task in asyncio.all_tasks() if "Doorbell._watch" in repr(task.get_coro())]
+    assert watching
+    await connection.execute("SELECT pg_terminate_backend($1)", own.get_server_pid())
+    async with asyncio.timeout(20):
+        await asyncio.gather(*watching)

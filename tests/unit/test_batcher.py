@@ -166,6 +166,28 @@ async def test_callers_get_their_timeout_in_a_batch_that_hangs() -> None:
     await tried.drain()
 
 
+async def test_a_batch_has_a_bound_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement of a gigabyte would end the connection, for all who are in it, again and again."""
+    sizes: list[list[int]] = []
+
+    class WeighingGate(CapriciousGate):
+        async def append(self, batch: Sequence[Writes], *, patient: bool) -> Sequence[Verdict]:
+            sizes.append([len(event.data) for writes in batch for each in writes for event in each.events])
+            return await super().append(batch, patient=patient)
+
+    monkeypatch.setattr(batcher, "BATCH_BYTES_MAX", 10)
+    tried = Batcher(WeighingGate(1), batches_max=1, batch_events_max=100, timeout_s=30)
+    heavy = [write(f"A-{number}") for number in range(9)]
+    weights = [4, 4, 4, 11, 1, 1, 8, 1, 9]
+    appends = [
+        each._replace(events=(each.events[0]._replace(data=b"x" * weight),))
+        for each, weight in zip(heavy, weights, strict=True)
+    ]
+    await asyncio.gather(*(tried.submit((append,)) for append in appends))
+    assert all(sum(batch) <= 10 or len(batch) == 1 for batch in sizes), sizes
+    assert sum(map(len, sizes)) == 9
+
+
 async def test_an_error_that_is_no_gatelog_error_reaches_its_callers() -> None:
     class BrokenGate(CapriciousGate):
         async def append(self, batch: Sequence[Writes], *, patient: bool) -> Sequence[Verdict]:

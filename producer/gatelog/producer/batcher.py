@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gatelog.core.domain import ANY
-from gatelog.producer.gate import LATER, Appended, Gate, Verdict, Writes
+from gatelog.producer.gate import LATER, Appended, Gate, Verdict, Writes, bytes_of
 
 LATER_S: Final = 0.05  # until a stream that is locked from outside is tried again
+BATCH_BYTES_MAX: Final = 32 * 1024 * 1024  # of payload, unless one append alone has more
 _SHARE_APPENDS_MIN: Final = 8  # a batch has a fixed cost: very small ones do not pay
 _SCAN_BATCHES_MAX: Final = 4  # how far a full queue is searched for appends whose stream is free
 
@@ -23,6 +24,7 @@ _SCAN_BATCHES_MAX: Final = 4  # how far a full queue is searched for appends who
 class _Waiting:
     writes: Writes
     events: int
+    bytes: int
     shares: bool
     answer: asyncio.Future[list[Appended]]
     deadline: float
@@ -53,7 +55,9 @@ class Batcher:
         loop = asyncio.get_running_loop()
         shares = len(writes) == 1 and writes[0].expected is ANY and not writes[0].closes
         events = len(writes[0].events) if len(writes) == 1 else sum(len(write.events) for write in writes)
-        waiting = _Waiting(writes, events, shares, loop.create_future(), loop.time() + self._timeout_s)
+        waiting = _Waiting(
+            writes, events, bytes_of(writes), shares, loop.create_future(), loop.time() + self._timeout_s
+        )
         self._queue.append(waiting)
         self._open.append(waiting)
         if self._timer is None:
@@ -98,7 +102,7 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """Take the next batch off the queue; what cannot go yet keeps its place, and its stream's later ones too."""
         batch: list[_Waiting] = []
-        events = scanned = 0
+        events = size = scanned = 0
         shared: set[str] = set()
         closed: set[str] = set()
         left: list[_Waiting] = []
@@ -107,7 +111,8 @@ class Batcher:
             waiting = self._queue.popleft()
             if waiting.answer.done():
                 continue
-            if batch and (batch[0].alone or events + waiting.events > self._batch_events_max):
+            full = events + waiting.events > self._batch_events_max or size + waiting.bytes > BATCH_BYTES_MAX
+            if batch and (batch[0].alone or full):
                 left.append(waiting)
                 break
             scanned += 1
@@ -120,6 +125,7 @@ class Batcher:
             (shared if waiting.shares else closed).update(streams)
             batch.append(waiting)
             events += waiting.events
+            size += waiting.bytes
         self._queue.extendleft(reversed(left))
         return batch
 

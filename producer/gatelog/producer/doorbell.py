@@ -10,6 +10,7 @@ from gatelog.core import logs, postgres
 from gatelog.core.sql import queries
 
 INTERVAL_S: Final = 0.005  # rings closer to each other than this wake the relay once
+TIMEOUT_S: Final = 5.0
 
 _log = logs.logger("producer")
 
@@ -63,10 +64,19 @@ class Doorbell:
             self._rung.clear()
             try:
                 async with self._pool.acquire() as connection:
-                    await connection.execute(self._sql)
+                    await self._notify_once(connection)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 _log.info("doorbell.failed", error=str(error))
             await asyncio.sleep(INTERVAL_S)
+
+    async def _notify_once(self, connection: postgres.Connection) -> None:
+        """Give a connection up that does not answer: its pool would wait for it, at the end of the program."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await connection.execute(self._sql)
+        except (TimeoutError, asyncio.CancelledError):
+            connection.terminate()
+            raise
 
     async def _watch(self) -> None:
         while self._watched:
@@ -78,7 +88,7 @@ class Doorbell:
 
 
 def _is_in_transaction(connection: postgres.Connection) -> bool:
-    try:
-        return connection.is_in_transaction()
+    try:  # a connection that died in a transaction says to the end that it is in one
+        return not connection.is_closed() and connection.is_in_transaction()
     except asyncpg.InterfaceError:  # given back to its pool
         return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Final
+from uuid import UUID
 
 import orjson
 
@@ -29,14 +30,23 @@ def encode_events(
     """
     if not events:
         raise InvalidInputError(f"Append to {stream!r} has no events.")
-    if len(events) > settings.append_events_max:
-        raise InvalidInputError(
-            f"Append to {stream!r} has {len(events):,} events; {settings.append_events_max:,} are allowed "
-            "(append_events_max)."
-        )
+    check_count(settings, repr(stream), len(events))
     if len(events) > 1 and len({event.id for event in events}) < len(events):
         raise InvalidInputError(f"Append to {stream!r} has an event id twice.")
     return tuple([encode_event(codec, settings, stream, event) for event in events])
+
+
+def check_count(settings: Settings, where: str, events: int) -> None:
+    """Hold the bound of one append, however many streams it goes to.
+
+    Raises:
+        InvalidInputError: too many.
+    """
+    if events > settings.append_events_max:
+        raise InvalidInputError(
+            f"Append to {where} has {events:,} events; {settings.append_events_max:,} are allowed "
+            "(append_events_max)."
+        )
 
 
 def encode_event(codec: Codec, settings: Settings, stream: str, event: NewEvent) -> EncodedEvent:
@@ -45,8 +55,12 @@ def encode_event(codec: Codec, settings: Settings, stream: str, event: NewEvent)
     Raises:
         InvalidEventError: it does not fit its schema, is too large, or cannot be stored.
     """
+    if not isinstance(event.id, UUID):
+        raise InvalidEventError(stream, event.data.event_type, f"its id {event.id!r} is no UUID")
     schema_id, data = codec.encode(event.data, stream, settings.event_bytes_max)
     correlation_id, causation_id, traceparent = event.correlation_id, event.causation_id, event.traceparent
+    if correlation_id is not None or causation_id is not None:
+        _check_ids(stream, event)
     if (handled := cause()) is not None:
         correlation_id = correlation_id or handled.correlation_id or handled.id
         causation_id = causation_id or handled.id
@@ -62,7 +76,7 @@ def encode_event(codec: Codec, settings: Settings, stream: str, event: NewEvent)
 def _metadata_json(settings: Settings, stream: str, event: NewEvent) -> str:
     try:
         encoded = orjson.dumps(dict(event.metadata or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidEventError(stream, event.data.event_type, f"its metadata is not JSON: {error}") from error
     if len(encoded) > settings.metadata_bytes_max:
         raise InvalidEventError(
@@ -77,6 +91,18 @@ def _metadata_json(settings: Settings, stream: str, event: NewEvent) -> str:
     return text
 
 
+def _check_ids(stream: str, event: NewEvent) -> None:
+    for name in ("correlation_id", "causation_id"):
+        value = getattr(event, name)
+        if value is not None and not isinstance(value, UUID):
+            raise InvalidEventError(stream, event.data.event_type, f"its {name} {value!r} is no UUID")
+
+
 def _check_traceparent(stream: str, event: NewEvent, value: str) -> None:
-    if not (value.isascii() and value.isprintable() and len(value) <= _TRACEPARENT_CHARACTERS_MAX):
+    if not (
+        isinstance(value, str)
+        and value.isascii()
+        and value.isprintable()
+        and len(value) <= _TRACEPARENT_CHARACTERS_MAX
+    ):
         raise InvalidEventError(stream, event.data.event_type, "its traceparent is not a W3C trace context header")

@@ -13,6 +13,7 @@ from gatelog.core.postgres import Connection
 
 EXPECT_ANY: Final = -1
 EXPECT_EXISTS: Final = -2
+VERSION_MAX: Final = 2**63 - 1
 
 
 class EncodedEvent(NamedTuple):
@@ -91,6 +92,7 @@ class Later(Enum):
 LATER: Final = Later.LATER
 
 Writes: TypeAlias = tuple[StreamWrite, ...]  # one append
+APPEND_BYTES_MAX: Final = 256 * 1024 * 1024  # of payload: a statement of a gigabyte ends the connection
 Verdict: TypeAlias = list[Appended] | GatelogError | Literal[Later.LATER]
 
 
@@ -125,13 +127,30 @@ class Gate(Protocol):
         ...
 
 
+def bytes_of(writes: Writes) -> int:
+    """Return how much payload an append has."""
+    return sum([len(event.data) for write in writes for event in write.events])
+
+
+def check_bytes(writes: Writes) -> None:
+    """Hold the bound of one append's payload.
+
+    Raises:
+        InvalidInputError: it is over ``APPEND_BYTES_MAX``.
+    """
+    if (size := bytes_of(writes)) > APPEND_BYTES_MAX:
+        raise InvalidInputError(
+            f"Append to {writes[0].stream!r} has {size:,} bytes of payload; {APPEND_BYTES_MAX:,} are possible."
+        )
+
+
 def check_expected(stream: str, expected: ExpectedVersion) -> ExpectedVersion:
     """Return ``expected`` if it is one of the four kinds.
 
     Raises:
-        InvalidInputError: a negative number, or something else.
+        InvalidInputError: a negative number, one that no stream can reach, or something else.
     """
-    if isinstance(expected, StreamState) or (type(expected) is int and expected >= 0):
+    if isinstance(expected, StreamState) or (type(expected) is int and 0 <= expected <= VERSION_MAX):
         return expected
     raise InvalidInputError(
         f"Append to {stream!r}: expected_version {expected!r} is none of NO_STREAM, STREAM_EXISTS, ANY, "

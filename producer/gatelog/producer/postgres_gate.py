@@ -7,6 +7,7 @@ stream locked from outside) is taken apart, so that it costs no neighbour anythi
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 from typing import Final
 
 import asyncpg
@@ -20,6 +21,7 @@ from gatelog.core.errors import (
     PostgresRefusedError,
     PostgresUnavailableError,
     StreamClosedError,
+    WaitTimeoutError,
 )
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -79,12 +81,30 @@ class PostgresGate:
         return verdict
 
     async def load(self, chunk: Sequence[HistoricWrite]) -> int:
-        """See ``Gate``."""
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            async with self._pool.acquire() as connection:
-                known = await load_chunk(connection, self._settings, chunk)
+        """See ``Gate``. Streams that are locked from outside are waited for, with no lock held meanwhile."""
+        deadline = asyncio.get_running_loop().time() + self._settings.append_timeout_s
+        for attempt in count(1):
+            try:
+                known = await self._load_once(chunk)
+            except (asyncpg.LockNotAvailableError, *_RACES) as error:
+                if asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline:
+                    raise WaitTimeoutError(
+                        f"Load: another transaction held one of the streams from {chunk[0].stream!r} on for "
+                        f"{self._settings.append_timeout_s:g} s. Nothing of this chunk was stored: load again."
+                    ) from error
+                await asyncio.sleep(_RETRY_DELAY_S)
+            except BacklogFullError:  # or a stream that was refused a moment ago, and has come to its place since
+                if attempt == _RACE_ATTEMPTS_MAX:
+                    raise
+            else:
+                break
         self._doorbell.ring()
         return known
+
+    async def _load_once(self, chunk: Sequence[HistoricWrite]) -> int:
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            async with self._pool.acquire() as connection:
+                return await load_chunk(connection, self._settings, chunk)
 
     async def _each(self, batch: Sequence[Writes], *, patient: bool) -> list[Verdict]:
         """Append by append; what follows on a stream that is put off is put off too: nothing is overtaken."""
@@ -101,15 +121,19 @@ class PostgresGate:
     async def _until_answered(self, batch: Sequence[Writes], *, patient: bool) -> list[Verdict]:
         """Repeat a batch whose connection died, until an answer comes: the event ids make that safe.
 
-        Callers give up by their own timeouts; a batch that nobody waits for any more is still bounded by it.
+        Callers give up by their own timeouts; a batch that nobody waits for any more is still bounded by it, even
+        where the network has forgotten its connection and TCP would go on trying for a quarter of an hour. A full
+        disk is told at once: it lasts, and a timeout would not say what is wrong.
         """
         deadline = asyncio.get_running_loop().time() + self._settings.append_timeout_s
         while True:
             try:
                 with postgres.translated(self._settings.store, self._settings.dsn):
-                    verdicts = await self._on_own_connection(batch, patient=patient)
+                    async with asyncio.timeout_at(deadline):
+                        verdicts = await self._on_own_connection(batch, patient=patient)
             except PostgresUnavailableError as error:
-                if asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline:
+                late = asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline
+                if late or isinstance(error.__cause__, asyncpg.DiskFullError):
                     raise
                 _log.warning("append.retry", appends=len(batch), error=str(error))
                 await asyncio.sleep(_RETRY_DELAY_S)

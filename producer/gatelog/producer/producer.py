@@ -14,8 +14,8 @@ from gatelog.core.errors import AppendTimeoutError, InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
-from gatelog.producer.encoding import encode_event, encode_events
-from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_expected
+from gatelog.producer.encoding import check_count, encode_event, encode_events
+from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_bytes, check_expected
 from gatelog.producer.loading import chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
@@ -117,6 +117,9 @@ class Producer:
             InvalidStreamIdError, InvalidEventError, InvalidInputError: refused before anything was sent.
             BacklogFullError: the outbox is at its bound (retryable).
             AppendTimeoutError: no answer in ``append_timeout_s`` (retryable with ``error.events``).
+            PostgresUnavailableError: no answer, or no room on its disk (retryable: the same ids are stored once).
+            asyncpg.PostgresError: with ``connection``, Postgres failed the statement, and your transaction with it:
+                it had failed before, could not be serialised, or the id was stored by another one meanwhile.
         """
         new = [event if isinstance(event, NewEvent) else NewEvent(event) for event in events]
         if unknown := self._unknown(new):
@@ -132,13 +135,14 @@ class Producer:
 
         Raises:
             ConflictError: one of the streams is at another version; it is the one named.
-            InvalidInputError: no streams, or one of them twice.
+            InvalidInputError: no streams, one of them twice, or over ``append_events_max`` events in all of them.
         """
         if not appends:
             raise InvalidInputError("An append to several streams names none.")
         if len({each.stream for each in appends}) < len(appends):
             raise InvalidInputError("An append to several streams names one of them twice: put its events together.")
         new = [[e if isinstance(e, NewEvent) else NewEvent(e) for e in each.events] for each in appends]
+        check_count(self._settings, f"{appends[0].stream!r} and others", sum(map(len, new)))
         if len({event.id for events in new for event in events}) < sum(map(len, new)):
             raise InvalidInputError(f"Append to {appends[0].stream!r} and others has an event id twice.")
         if unknown := self._unknown(event for events in new for event in events):
@@ -177,6 +181,7 @@ class Producer:
         Raises:
             ConflictError: a stream does not end where its first event belongs. Chunks before it are stored.
             BacklogFullError: the outbox is at its bound; load again when the relay has caught up.
+            WaitTimeoutError: another transaction held a stream for ``append_timeout_s``; load again (retryable).
             InvalidEventError, InvalidInputError, InvalidStreamIdError, EventIdReusedError: as for appends.
         """
         new = known = 0
@@ -200,8 +205,11 @@ class Producer:
 
         Raises:
             SchemaError: a model has no Avro schema, or it is not registered and ``register_schemas`` is off.
+            InvalidInputError: it is no model of an event.
         """
         for model in models:
+            if not issubclass(model, Event):
+                raise InvalidInputError(f"{model.__name__} is no event: derive a class from gatelog.schemas.Event.")
             await self._codec.learn(model)
 
     async def _historic(self, history: Sequence[HistoricEvent]) -> list[HistoricWrite]:
@@ -211,6 +219,8 @@ class Producer:
         for stream, version, given, recorded_at in map(_PARTS_OF_HISTORY, history):
             event = given if isinstance(given, NewEvent) else NewEvent(given)
             check_stream_id(stream)
+            if type(version) is not int:
+                raise InvalidInputError(f"Load into {stream!r}: version {version!r} is no whole number.")
             if recorded_at is not None and recorded_at.tzinfo is None:
                 raise InvalidInputError(f"Load into {stream!r}: recorded_at of version {version} has no time zone.")
             if not self._codec.knows(type(event.data)):
@@ -235,6 +245,7 @@ class Producer:
     async def _pass(
         self, writes: Writes, events: Sequence[NewEvent], connection: postgres.Connection | None
     ) -> list[Appended]:
+        check_bytes(writes)
         if connection is not None:
             return await self._within(connection, writes)
         try:

@@ -79,9 +79,7 @@ class MemoryGate:
 
     async def load(self, chunk: Sequence[HistoricWrite]) -> int:
         """See ``Gate``."""
-        for stream in check_chunk(chunk):
-            if stream in self.log.closed:
-                raise StreamClosedError(stream, self.log.version(stream))
+        check_chunk(chunk)
         known = [write for write in chunk if write.id in self.log.by_id]
         for write in known:
             stored = self.log.by_id[write.id]
@@ -91,6 +89,8 @@ class MemoryGate:
         for stream, (before, _) in check_chunk(left).items():
             if self.log.version(stream) != before:
                 raise ConflictError(stream, before, self.log.version(stream))
+            if stream in self.log.closed:
+                raise StreamClosedError(stream, before)
         for write in left:
             self.log.add(write.stream, EncodedEvent(*write[3:]), write.recorded_at)
         return len(known)
