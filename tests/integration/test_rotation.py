@@ -109,6 +109,31 @@ async def test_a_read_under_a_snapshot_that_is_too_old_is_refused_and_has_no_hol
             await stranger.fetch(read)
 
 
+@pytest.mark.parametrize("step", ["cut", "drained", "emptied"])
+async def test_an_append_under_a_snapshot_that_is_too_old_stores_no_id_twice(
+    settings: Settings, producer: Producer, reader: Reader, rotation: Rotation, step: str
+) -> None:
+    async with old_snapshot(settings) as own:
+        events = await append(producer, "Note-1", 1)
+        async with running(Relay(settings), Indexer(settings)):
+            await reader.indexed([event.id for event in events])
+            await rotation.until(step, outbox_snapshot_age_max_s=0.0)
+        with pytest.raises(asyncpg.SnapshotTooOldError):
+            async with own.transaction():
+                await producer.append("Note-2", events, expected_version=ANY, connection=own)
+
+
+async def test_a_cut_that_was_broken_off_is_completed(
+    settings: Settings, producer: Producer, rotation: Rotation
+) -> None:
+    """The sequence had been set when the transaction failed."""
+    await append(producer, "Note-1", 1)
+    await rotation.connection.execute(f"SELECT setval('{settings.store}.outbox_segment', 1)")
+    await append(producer, "Note-1", 1)
+    assert await rotation.step(outbox_segment_events=1_000) == "cut"
+    assert await rotation.rows() == 2
+
+
 async def test_the_outbox_is_bounded_while_a_transaction_is_open_elsewhere(
     settings: Settings, producer: Producer, reader: Reader, rotation: Rotation, long: bool
 ) -> None:

@@ -94,6 +94,14 @@ SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
+    -- A caller's transaction may hold on to a snapshot that is older than the segment it writes to, and would not see
+    -- the ids that are in the other one.
+    IF current_setting('transaction_isolation') <> 'read committed'
+        AND (SELECT s.segment <> g.last_value FROM @store.outbox_state s, @store.outbox_segment g)
+    THEN
+        RAISE 'this snapshot is older than the last rotation of the outbox'
+            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+    END IF;
     IF lock_timeout_ms IS NOT NULL THEN
         PERFORM set_config('lock_timeout', lock_timeout_ms || 'ms', true);
     END IF;

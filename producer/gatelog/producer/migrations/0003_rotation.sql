@@ -47,7 +47,9 @@ BEGIN
         RETURN NULL;
     END IF;
 
-    IF (SELECT s.last_value FROM @store.outbox_id s) - state.cut_id >= segment_events THEN
+    IF (SELECT s.last_value FROM @store.outbox_id s) - state.cut_id >= segment_events
+        OR (SELECT s.last_value FROM @store.outbox_segment s) <> state.segment  -- a cut that was broken off
+    THEN
         LOCK TABLE @store.outbox IN SHARE ROW EXCLUSIVE MODE;
         PERFORM setval('@store.outbox_segment', 1 - state.segment);
         UPDATE @store.outbox_state
