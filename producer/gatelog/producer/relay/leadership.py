@@ -60,6 +60,7 @@ class Leadership:
     async def _settle(self, left: asyncpg.Record) -> None:
         """Find out whether the pending tick reached Kafka. Anything but yes or no is a mismatch."""
         topics = await asyncio.to_thread(self._topics.of_store)
+        await asyncio.to_thread(self._topics.check, topics)
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
