@@ -6,7 +6,6 @@ The judge stands outside: it reads every topic, read_committed, and compares it 
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +15,7 @@ import pytest
 from support.clients import Clients, Published
 from support.kafka import Seen, records_of
 from support.models import Noted
+from support.reconciling import append, damage_witness, look, publish, refused, repair
 from support.restores import dump, restore
 from support.running import running
 from support.waiting import until
@@ -26,58 +26,13 @@ from gatelog.core.errors import (
     ReconcileRefusedError,
     StreamClosedError,
 )
-from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
-from gatelog.indexer import Indexer
 from gatelog.local import LocalServices
 from gatelog.producer import ANY, Producer
-from gatelog.producer.findings import Findings
-from gatelog.producer.outbox import OutboxKeeper
-from gatelog.producer.reconcile import reconciliation
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 from gatelog.schemas import NewEvent
 from gatelog.schemas.event import StreamClosed
-
-
-async def append(producer: Producer, stream: str, *texts: str) -> list[UUID]:
-    done = [await producer.append(stream, [Noted(text=text)], expected_version=ANY) for text in texts]
-    return [each.event_ids[0] for each in done]
-
-
-@asynccontextmanager
-async def pipeline(settings: Settings) -> AsyncIterator[Reader]:
-    services = (Relay(settings), OutboxKeeper(settings), Indexer(settings))
-    async with Reader.connect(settings) as reader, running(*services):
-        yield reader
-
-
-async def indexed_upto(reader: Reader, position: int) -> bool:
-    return await reader.frontier() >= position
-
-
-async def publish(settings: Settings, position: int) -> None:
-    async with pipeline(settings) as reader:
-        await until(partial(indexed_upto, reader, position), f"position {position} is indexed")
-
-
-async def refused(settings: Settings) -> None:
-    async with asyncio.timeout(60):
-        await run_all(asyncio.Event(), Relay(settings))
-
-
-async def look(settings: Settings) -> Findings:
-    async with reconciliation(settings) as made:
-        return await made.look()
-
-
-async def repair(settings: Settings, dropped: list[asyncpg.Record] | None = None) -> Findings:
-    async def keep(rows: Sequence[asyncpg.Record]) -> None:
-        assert dropped is not None
-        dropped.extend(rows)
-
-    async with reconciliation(settings) as made:
-        return await made.apply(keep if dropped is not None else None)
 
 
 async def judge(settings: Settings, acknowledged: Sequence[UUID]) -> list[Seen]:
@@ -264,7 +219,7 @@ async def test_what_is_appended_during_the_repair_is_published_too(settings: Set
             await asyncio.sleep(0.5)
             for _ in range(5):
                 await repair(settings)
-                await _damage_witness(settings)
+                await damage_witness(settings)
             await repair(settings)
             async with running(Relay(settings)):
                 await asyncio.sleep(0.5)
@@ -281,10 +236,3 @@ async def test_what_is_appended_during_the_repair_is_published_too(settings: Set
             for record in records
         ]
     )
-
-
-async def _damage_witness(settings: Settings) -> None:
-    """As if the tables had been restored once more."""
-    connection = await asyncpg.connect(settings.dsn)
-    await connection.execute(f"UPDATE {settings.store}.restore_witness SET xid = '3'")
-    await connection.close()
