@@ -8,6 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from confluent_kafka import Producer as KafkaProducer
+from confluent_kafka import TopicPartition
 from support.kafka import Seen, records_of
 from support.models import Noted, OrderPlaced
 from support.reconciling import append, damage_witness, indexed_upto, look, pipeline, publish, refused, repair
@@ -57,6 +58,35 @@ def delete_topic(settings: Settings, category: str) -> None:
     admin = kafka.admin(settings.kafka_properties)
     for future in admin.delete_topics([topic_of(settings.store, category)]).values():
         future.result(timeout=30)
+
+
+async def test_records_that_are_gone_before_they_were_indexed(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """As retention does: the topic ends where it did, but begins later."""
+    async with Producer.connect(settings) as producer:
+        await append(producer, "Note-1", "a", "b", "c")
+    async with running(Relay(settings)):
+
+        async def is_published() -> bool:
+            return len(await asyncio.to_thread(records_of, settings)) == 3
+
+        await until(is_published, "three records are in Kafka")
+    place = (await asyncio.to_thread(records_of, settings))[1]
+    await asyncio.to_thread(truncate, settings, place)
+    await connection.execute(
+        f"UPDATE {settings.store}.relay_leader SET checked_offsets = '{{}}', checked_position = 0"
+    )
+    with pytest.raises(LogMismatchError, match=r"are gone from Kafka.*run: gatelog reconcile$"):
+        await refused(settings)
+    found = await look(settings)
+    assert (found.missing, found.missing_ranges, found.agree) == (1, [(1, 1)], False)
+
+
+def truncate(settings: Settings, before: Seen) -> None:
+    admin = kafka.admin(settings.kafka_properties)
+    for future in admin.delete_records([TopicPartition(before.topic, before.partition, before.offset)]).values():
+        future.result()
 
 
 async def test_records_of_others_are_reported_and_ignored(settings: Settings, backup: Path) -> None:
@@ -129,7 +159,7 @@ async def test_not_beside_a_relay_and_no_relay_beside_it(settings: Settings, pro
     (event,) = await append(producer, "Note-1", "a")
     async with pipeline(settings) as reader:
         await reader.indexed([event])
-        with pytest.raises(RelayActiveError, match=r"a relay is active \(.*:\d+\)"):
+        with pytest.raises(RelayActiveError, match=r"a relay is active.*Last relay: .*:\d+"):
             await look(settings)
     async with reconciliation(settings) as made:
         assert (await made.look()).agree

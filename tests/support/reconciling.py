@@ -67,3 +67,10 @@ async def damage_witness(settings: Settings) -> None:
     connection = await asyncpg.connect(settings.dsn)
     await connection.execute(f"UPDATE {settings.store}.restore_witness SET xid = '3'")
     await connection.close()
+
+
+async def heal_witness(settings: Settings) -> None:
+    """As if files had been restored, and not rows."""
+    connection = await asyncpg.connect(settings.dsn)
+    await connection.execute(f"UPDATE {settings.store}.restore_witness SET xid = pg_current_xact_id()")
+    await connection.close()

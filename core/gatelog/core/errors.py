@@ -214,8 +214,8 @@ class RelayActiveError(GatelogError):
     def __init__(self, store: str, holder: str) -> None:
         self.store, self.holder = store, holder
         super().__init__(
-            f"Store {store!r}: a relay is active ({holder}). Stop every `gatelog relay` and `gatelog run` of the "
-            "store first, then run `gatelog reconcile` again."
+            f"Store {store!r}: a relay is active, or another `gatelog reconcile`. Last relay: {holder or 'none'}. "
+            "Stop every `gatelog relay` and `gatelog run` of the store first, then run `gatelog reconcile` again."
         )
 
 

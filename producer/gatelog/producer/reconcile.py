@@ -27,6 +27,7 @@ from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 from gatelog.schemas.event import StreamClosed
 
+LOCK_WAIT_S: Final = 2.0
 _EXAMPLES: Final = 5
 _BATCH_ROWS: Final = 500
 _COLUMNS: Final = (
@@ -77,8 +78,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
         with postgres.translated(store, dsn):
             await migrations.check(connection, store, PACKAGE)
             sql = queries("gatelog.producer", "reconcile.sql", store)
-            if not await connection.fetchval(sql["lock"]):
-                raise RelayActiveError(store, await connection.fetchval(sql["holder"]))
+            await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
             try:
                 made = Reconciliation(settings, connection)
@@ -88,6 +88,15 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
                 await asyncio.to_thread(publisher.close)
     finally:
         connection.terminate()
+
+
+async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", store: str, sql: dict[str, str]) -> None:
+    """Take the relay's lock. Who has just stopped may hold it for a moment more."""
+    deadline = asyncio.get_running_loop().time() + LOCK_WAIT_S
+    while not await connection.fetchval(sql["lock"]):
+        if asyncio.get_running_loop().time() > deadline:
+            raise RelayActiveError(store, await connection.fetchval(sql["holder"]))
+        await asyncio.sleep(LOCK_WAIT_S / 10)
 
 
 class Reconciliation:
@@ -247,9 +256,9 @@ class Reconciliation:
     async def _lock_tables(self) -> None:
         try:
             await self._connection.execute(self._sql["lock_tables"])
-        except asyncpg.LockNotAvailableError as error:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             raise ReconcileRefusedError(
-                "A transaction that has appended is still open, for over 10 s. Stop the producers, or wait, and run "
+                "A transaction that has appended is still open after 10 s. Stop the producers, or wait, and run "
                 "`gatelog reconcile --apply` again. Nothing was changed."
             ) from error
 

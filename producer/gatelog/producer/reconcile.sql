@@ -17,7 +17,7 @@ FROM @store.relay r
 
 -- name: indexed_offsets
 -- Up to here, what Kafka holds is in the index.
-SELECT topic, partition, next_offset FROM @store.index_offsets ORDER BY topic, partition
+SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition
 
 -- name: make_found
 -- What Kafka holds and the index does not.
@@ -227,10 +227,13 @@ ON CONFLICT (stream) DO UPDATE SET version = excluded.version, closed = excluded
 
 -- name: set_relay
 -- $1: the position that Kafka has come to, at the ends $2. $3 to $5: a mark from before this transaction.
-UPDATE @store.relay
-SET epoch = epoch + 1, position = $1, checked_position = $1, checked_offsets = $2,
-    done_id = $3, done_xid = $4, done_snapshot = $5, upto_id = NULL, upto_xid = NULL, upto_snapshot = NULL,
-    after_id = 0, pending_last_id = 0, pending_events = 0, pending_ends_interval = false
+WITH leader AS (
+    UPDATE @store.relay_leader SET epoch = epoch + 1, checked_position = $1, checked_offsets = $2
+), replaced AS (
+    DELETE FROM @store.relay_log RETURNING tick
+)
+INSERT INTO @store.relay_log (tick, position, done_id, done_xid, done_snapshot)
+SELECT max(r.tick), $1, $3, $4, $5 FROM replaced r
 
 -- name: set_rotation
 -- All is in one segment, and nothing in the other: a rotation begins anew.
