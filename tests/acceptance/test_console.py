@@ -142,7 +142,20 @@ async def test_tail_waits_for_what_comes(settings: Settings, schema: Path, tmp_p
 
 def test_help_teaches_by_example(tmp_path: Path, settings: Settings) -> None:
     env = environment(settings)
-    commands = ["init", "up", "down", "status", "append", "read", "tail", "relay", "indexer", "run", "demo"]
+    commands = [
+        "init",
+        "up",
+        "down",
+        "status",
+        "append",
+        "read",
+        "tail",
+        "relay",
+        "indexer",
+        "run",
+        "reconcile",
+        "demo",
+    ]
     overview = gatelog(["--help"], env, tmp_path).stdout
     for command in commands:
         assert f"  {command} " in overview

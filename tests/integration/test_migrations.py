@@ -39,7 +39,7 @@ async def test_a_newer_and_an_older_store_are_named(
         with pytest.raises(StoreNewerThanProgramError, match="Upgrade this program"):
             await attempt
     await connection.execute(f"DELETE FROM {settings.store}.migrations WHERE part = 'producer' AND number > 1")
-    with pytest.raises(StoreNotInitialisedError, match="migration 1 of 2"):
+    with pytest.raises(StoreNotInitialisedError, match=r"migration 1 of \d"):
         await _connect(settings)
 
 

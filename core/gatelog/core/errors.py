@@ -195,6 +195,29 @@ class LogMismatchError(GatelogError):
 
     exit_code = 8
 
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why} To see what differs, and what repairs it, run: gatelog reconcile")
+
+
+class ReconcileRefusedError(GatelogError):
+    """What differs between Postgres and Kafka cannot be repaired as asked. Nothing was changed."""
+
+    exit_code = 8
+
+
+class RelayActiveError(GatelogError):
+    """A relay is active on the store, so that nothing else may decide what was published."""
+
+    retryable = True
+    exit_code = 6
+
+    def __init__(self, store: str, holder: str) -> None:
+        self.store, self.holder = store, holder
+        super().__init__(
+            f"Store {store!r}: a relay is active, or another `gatelog reconcile`. Last relay: {holder or 'none'}. "
+            "Stop every `gatelog relay` and `gatelog run` of the store first, then run `gatelog reconcile` again."
+        )
+
 
 class TopicError(GatelogError):
     """A topic is missing, cannot be created, or is not as configured."""

@@ -19,8 +19,8 @@ RETURNING holder
 UPDATE @store.relay_leader SET epoch = epoch + 1
 
 -- name: stand
--- Where the relay stands. "restarted": transaction ids began anew, the database was moved to another cluster.
-SELECT *, done_xid > pg_current_xact_id() AS restarted FROM @store.relay
+-- Where the relay stands. "restarted": the rows were restored from a dump, transaction ids mean nothing any more.
+SELECT *, @store.restored() AS restarted FROM @store.relay
 
 -- name: beat
 UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE pid = $1

@@ -10,7 +10,7 @@ from gatelog.core import logs, postgres, services
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
-from gatelog.producer.relay import recovery
+from gatelog.producer.relay import recovery, tail
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.producer.relay.topics import Topics
@@ -60,6 +60,7 @@ class Leadership:
     async def _settle(self, left: asyncpg.Record) -> None:
         """Find out whether the pending tick reached Kafka. Anything but yes or no is a mismatch."""
         topics = await asyncio.to_thread(self._topics.of_store)
+        await asyncio.to_thread(self._topics.check, topics)
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
@@ -119,10 +120,10 @@ class Leadership:
         if self._ticks.position == self._checked_position:
             return
         topics = await asyncio.to_thread(self._topics.of_store)
-        ends = await asyncio.to_thread(recovery.ends_of, self._properties, topics)
+        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
         await self._store_check(self._ticks.position, ends)
 
-    async def _store_check(self, position: int, ends: recovery.Offsets) -> None:
+    async def _store_check(self, position: int, ends: tail.Offsets) -> None:
         await self._ticks.checked(position, json.dumps(ends))
         self._checked_position = position
         self._checked_at = asyncio.get_running_loop().time()

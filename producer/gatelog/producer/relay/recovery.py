@@ -6,14 +6,12 @@ Blocks: call it off the event loop, after the publisher has fenced and settled w
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
+from confluent_kafka import Message
 
-from gatelog.core import kafka
-from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, UndecodableRecordError
+from gatelog.core.errors import LogMismatchError, UndecodableRecordError
+from gatelog.producer.relay import tail
+from gatelog.producer.relay.tail import Offsets
 from gatelog.schemas.envelope import parse_record
-
-Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +20,6 @@ class Found:
 
     position: int
     ends: Offsets
-
-
-def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
-    """Return the next offset of every partition.
-
-    Raises:
-        KafkaUnavailableError: no answer in time.
-    """
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the client annotates it incompletely
-    asked = {TopicPartition(name, p): latest for name, count in topics.items() for p in range(count)}
-    ends: Offsets = {name: [0] * count for name, count in topics.items()}
-    if not asked:
-        return ends
-    admin = kafka.admin(properties)
-    with kafka.translated(properties):
-        for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
-            ends[partition.topic][partition.partition] = future.result().offset
-    return ends
 
 
 def look(
@@ -51,10 +31,20 @@ def look(
         LogMismatchError: Kafka ends before ``checked``, or positions do not continue from it one by one.
         KafkaUnavailableError: no answer in time.
     """
-    ends = ends_of(properties, topics)
-    _refuse_shorter(checked, ends)
+    ends = tail.ends_of(properties, topics)
+    for short in shorter(checked, ends):
+        raise LogMismatchError(
+            f"{short}. The topic was truncated, deleted or restored from an older copy, or this is another Kafka "
+            "cluster. Nothing was changed."
+        )
     starts = {name: (checked.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
-    positions = {p for p in _positions_past(properties, source, starts, ends) if p > checked_position}
+    positions = {
+        position
+        for messages in tail.messages(properties, starts, ends)
+        for message in messages
+        for position in _position(message, source)
+        if position > checked_position
+    }
     if positions != set(range(checked_position + 1, checked_position + 1 + len(positions))):
         raise LogMismatchError(
             f"Kafka was checked to hold positions up to {checked_position:,}; past that it has {len(positions):,} "
@@ -64,61 +54,15 @@ def look(
     return Found(checked_position + len(positions), ends)
 
 
-def _refuse_shorter(checked: Offsets, ends: Offsets) -> None:
-    for topic, offsets in checked.items():
-        for partition, offset in enumerate(offsets):
-            end = ends.get(topic, [])[partition : partition + 1]
-            if offset > (end[0] if end else 0):
-                raise LogMismatchError(
-                    f"Topic {topic!r} partition {partition} ends at offset {end[0] if end else 0:,}, but the relay "
-                    f"has seen it reach {offset:,}. The topic was truncated, deleted or restored from an older "
-                    "copy, or this is another Kafka cluster. Nothing was changed."
-                )
-
-
-def _positions_past(properties: dict[str, str], source: str, starts: Offsets, ends: Offsets) -> list[int]:
-    """Read from ``starts`` to ``ends``. The last offset may be a marker: partition EOF tells the end."""
-    behind = [
-        TopicPartition(topic, p, start)
-        for topic, offsets in starts.items()
-        for p, start in enumerate(offsets)
-        if start < ends[topic][p]
+def shorter(seen: Offsets, ends: Offsets) -> list[str]:
+    """Name the partitions that end before an offset that they were seen to reach."""
+    return [
+        f"Topic {topic!r} partition {partition} ends at offset {end:,}, but it was seen to reach {offset:,}"
+        for topic, offsets in seen.items()
+        for partition, offset in enumerate(offsets)
+        for end in (ends.get(topic, [])[partition : partition + 1] or [0])
+        if offset > end
     ]
-    if not behind:
-        return []
-    own = kafka.client_properties(
-        properties,
-        group_id="gatelog-recovery",  # never committed to
-        enable_auto_commit=False,
-        enable_partition_eof=True,
-        isolation_level="read_committed",
-    )
-    consumer = Consumer(own)
-    try:
-        consumer.assign(behind)
-        return _read_to_eof(consumer, source, len(behind), properties)
-    finally:
-        consumer.close()
-
-
-def _read_to_eof(consumer: Consumer, source: str, partitions: int, properties: dict[str, str]) -> list[int]:
-    positions: list[int] = []
-    at_eof: set[tuple[str | None, int | None]] = set()
-    while len(at_eof) < partitions:
-        with kafka.translated(properties):
-            message = consumer.poll(kafka.REQUEST_TIMEOUT_S)  # consume() would wait for a full batch
-            if message is None:
-                raise KafkaUnavailableError(
-                    f"Kafka did not deliver what it says it has, within {kafka.REQUEST_TIMEOUT_S:g} s."
-                )
-            error = message.error()
-            if error is None:
-                positions.extend(_position(message, source))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                at_eof.add((message.topic(), message.partition()))
-            else:
-                raise KafkaException(error)
-    return positions
 
 
 def _position(message: Message, source: str) -> list[int]:

@@ -51,7 +51,7 @@ class Relay:
         Raises:
             LogMismatchError: Postgres and Kafka disagree about what was published.
             PublishRefusedError: Kafka will never take an event.
-            TopicError: a topic cannot be made.
+            TopicError: a topic cannot be made, or would lose events.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
         """
         while not stop.is_set():

@@ -87,7 +87,7 @@ class Ticks:
         """Refuse every earlier relay from now on, and return what the last one left.
 
         Raises:
-            LogMismatchError: transaction ids began anew since.
+            LogMismatchError: the tables were restored from a dump since.
         """
         async with self._connection.transaction():
             await self._connection.execute(self._sql["take_over"])
@@ -95,9 +95,8 @@ class Ticks:
         assert row is not None
         if row["restarted"]:
             raise LogMismatchError(
-                f"Store {self._settings.store!r}: the relay has seen transaction {row['done_xid']}, this Postgres "
-                "cluster has not come so far. The database was moved here by dump and restore: transaction ids "
-                "began anew, and what was published cannot be told from them. Nothing was changed."
+                f"Store {self._settings.store!r}: its tables were restored from a dump. Transaction ids began anew, "
+                "and what was published cannot be told from them. Nothing was changed."
             )
         self._epoch, self._revision = row["epoch"], row["revision"]
         self._number, self.position = row["tick"], row["position"]

@@ -1,9 +1,14 @@
-"""Topics of a store: one a category, created as configured before the first record, never by auto-creation."""
+"""Topics of a store: one a category, created as configured before the first record, never by auto-creation.
 
-from collections.abc import Iterable
-from typing import Any
+Topics that exist are held against the settings, once each: what is only weaker is logged, what would lose events is
+refused.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined] # not in its __all__
 from confluent_kafka.cimpl import NewTopic
 
 from gatelog.core import kafka, logs
@@ -11,18 +16,30 @@ from gatelog.core.domain import topic_of
 from gatelog.core.errors import TopicError
 from gatelog.core.settings import Settings
 
+_UNBOUNDED: Final = "-1"
+
 _log = logs.logger("relay")
+
+
+class Difference(NamedTuple):
+    """Something about a topic that is not as configured, and how to make it so."""
+
+    what: str
+    found: str
+    wanted: str
+    fix: str
 
 
 class Topics:
     """Knows which topics exist, and makes those that are missing. Blocks: call it off the event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Create topics with the partitions, replication and min ISR of ``settings``."""
+        """Create and check topics by the partitions, replication and min ISR of ``settings``."""
         self._settings = settings
         self._properties = settings.kafka_properties
         self._admin = kafka.admin(self._properties)
         self._known: dict[str, int] = {}
+        self._checked: set[str] = set()
 
     def of_store(self) -> dict[str, int]:
         """Return the store's topics as Kafka has them now, with their number of partitions.
@@ -36,14 +53,14 @@ class Topics:
         return dict(self._known)
 
     def knows(self, categories: Iterable[str]) -> bool:
-        """Say whether the topics of ``categories`` are known to exist; asks nobody."""
-        return all(topic_of(self._settings.store, category) in self._known for category in categories)
+        """Say whether the topics of ``categories`` are known to exist, and checked; asks nobody."""
+        return all(topic_of(self._settings.store, category) in self._checked for category in categories)
 
     def ensure(self, categories: Iterable[str]) -> None:
-        """Create the topics of ``categories`` that do not exist yet.
+        """Create the topics of ``categories`` that do not exist yet, and check those that do.
 
         Raises:
-            TopicError: Kafka refused to create one.
+            TopicError: Kafka refused to create one, or one would lose events.
             KafkaUnavailableError: no answer in time.
         """
         wanted = {topic_of(self._settings.store, category) for category in categories}
@@ -51,6 +68,66 @@ class Topics:
         if missing := wanted - self._known.keys():
             self._create(missing)
             self.of_store()
+        self.check(wanted)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Log how topics differ from the settings; each topic is checked once.
+
+        Raises:
+            TopicError: one is compacted, which loses events.
+            KafkaUnavailableError: no answer in time.
+        """
+        new = sorted(set(names) - self._checked)
+        if not new:
+            return
+        for name, config in self._configs(new).items():
+            if "compact" in config.get("cleanup.policy", ""):
+                raise TopicError(
+                    f"Topic {name!r} is compacted: Kafka removes all but the last event of each stream. Stop that at "
+                    f"once: {_alter(name, 'cleanup.policy=delete')}"
+                )
+            for what, found, wanted, fix in self._differences(name, config):
+                _log.warning("topic.differs", topic=name, what=what, found=found, wanted=wanted, fix=fix)
+        self._checked.update(new)
+
+    def _differences(self, name: str, config: dict[str, str]) -> Iterator[Difference]:
+        settings = self._settings
+        for what in ("retention.ms", "retention.bytes"):
+            if (found := config.get(what, _UNBOUNDED)) != _UNBOUNDED:
+                yield Difference(what, found, _UNBOUNDED, _alter(name, f"{what}=-1"))
+        least = {"max.message.bytes": settings.record_bytes_max}
+        if settings.topic_min_insync_replicas is not None:
+            least["min.insync.replicas"] = settings.topic_min_insync_replicas
+        for what, wanted in least.items():
+            if int(config.get(what, wanted)) < wanted:
+                yield Difference(what, config[what], str(wanted), _alter(name, f"{what}={wanted}"))
+        replicas = self._replicas(name)
+        if replicas < settings.topic_replication:
+            fix = "kafka-reassign-partitions, with more replicas for each partition"
+            yield Difference("replication factor", str(replicas), str(settings.topic_replication), fix)
+        if (partitions := self._known.get(name, settings.topic_partitions)) != settings.topic_partitions:
+            fix = "none: the number is fixed for a topic's life; set topic_partitions of new topics only"
+            yield Difference("partitions", str(partitions), str(settings.topic_partitions), fix)
+
+    def _replicas(self, name: str) -> int:
+        """Return how many replicas each partition has at least."""
+        with kafka.translated(self._properties):
+            partitions = self._admin.list_topics(name, timeout=kafka.REQUEST_TIMEOUT_S).topics[name].partitions
+        return min((len(each.replicas) for each in partitions.values()), default=self._settings.topic_replication)
+
+    def _configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the configuration of topics, without those that Kafka does not show us."""
+        asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        configs: dict[str, dict[str, str]] = {}
+        for resource, future in self._admin.describe_configs(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
+            try:
+                with kafka.translated(self._properties):
+                    entries = future.result()
+            except KafkaException as error:
+                _log.warning("topic.not_checked", topic=resource.name, error=error.args[0].str())
+            else:
+                configs[resource.name] = {entry.name: entry.value for entry in entries.values() if entry.value}
+        return configs
 
     def _create(self, names: set[str]) -> None:
         made = [
@@ -70,12 +147,13 @@ class Topics:
                 if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                     continue
                 raise TopicError(f"Kafka refused to create topic {name!r}: {error.args[0].str()}") from error
+            self._checked.add(name)
             _log.info("topic.created", topic=name, partitions=self._settings.topic_partitions)
 
     def _config(self) -> dict[str, Any]:
         config = {
-            "retention.ms": "-1",
-            "retention.bytes": "-1",
+            "retention.ms": _UNBOUNDED,
+            "retention.bytes": _UNBOUNDED,
             "cleanup.policy": "delete",
             "max.message.bytes": str(self._settings.record_bytes_max),
             "message.timestamp.type": "CreateTime",
@@ -84,3 +162,7 @@ class Topics:
         if self._settings.topic_min_insync_replicas is not None:
             config["min.insync.replicas"] = str(self._settings.topic_min_insync_replicas)
         return config
+
+
+def _alter(name: str, config: str) -> str:
+    return f"kafka-configs --alter --topic {name} --add-config {config}"

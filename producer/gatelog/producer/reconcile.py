@@ -1,0 +1,315 @@
+"""When Postgres and Kafka disagree: find out how, and make Postgres follow Kafka.
+
+Kafka holds the log of record. What it holds is not published again, whatever Postgres remembers; what only Postgres
+holds stays due, unless Kafka has another event in its place.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+from confluent_kafka import Message
+
+from gatelog.core import migrations, postgres
+from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.producer.findings import Findings, Streak
+from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay.publisher import Publisher
+from gatelog.producer.relay.tail import Offsets
+from gatelog.producer.relay.ticks import PACKAGE
+from gatelog.producer.relay.topics import Topics
+from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+from gatelog.schemas.event import StreamClosed
+
+LOCK_WAIT_S: Final = 2.0
+_EXAMPLES: Final = 5
+_BATCH_ROWS: Final = 500
+_COLUMNS: Final = (
+    "position",
+    "stream",
+    "version",
+    "event_id",
+    "type",
+    "schema_id",
+    "recorded_at",
+    "correlation_id",
+    "causation_id",
+    "traceparent",
+    "metadata",
+    "data",
+    "nth",
+)
+
+Keep: TypeAlias = Callable[[Sequence[asyncpg.Record]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Look:
+    """What was read from Kafka, apart from the records themselves, which are in a temporary table."""
+
+    ends: Offsets
+    shorter: list[str]
+    copies: int = 0
+    read: int = 0
+    foreign: list[str] = field(default_factory=list)
+    foreign_total: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    unreadable_total: int = 0
+
+
+@asynccontextmanager
+async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
+    """Keep every relay of the store out, fence those before, read what Kafka holds, and yield what follows from it.
+
+    Raises:
+        RelayActiveError: a relay is active.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time.
+    """
+    dsn, store = settings.dsn, settings.store
+    connection = await postgres.connect(dsn, store, "gatelog reconcile")
+    try:
+        with postgres.translated(store, dsn):
+            await migrations.check(connection, store, PACKAGE)
+            sql = queries("gatelog.producer", "reconcile.sql", store)
+            await _lock(connection, store, sql)
+            publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
+            try:
+                made = Reconciliation(settings, connection)
+                await made.read()
+                yield made
+            finally:
+                await asyncio.to_thread(publisher.close)
+    finally:
+        connection.terminate()
+
+
+async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", store: str, sql: dict[str, str]) -> None:
+    """Take the relay's lock. Who has just stopped may hold it for a moment more."""
+    deadline = asyncio.get_running_loop().time() + LOCK_WAIT_S
+    while not await connection.fetchval(sql["lock"]):
+        if asyncio.get_running_loop().time() > deadline:
+            raise RelayActiveError(store, await connection.fetchval(sql["holder"]))
+        await asyncio.sleep(LOCK_WAIT_S / 10)
+
+
+class Reconciliation:
+    """What differs, and its repair, while no relay can be active."""
+
+    def __init__(self, settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Work through ``connection``, which holds the relay's lock."""
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._connection = connection
+        self._sql = queries("gatelog.producer", "reconcile.sql", settings.store)
+        self._mark = queries(PACKAGE, "relay.sql", settings.store)["mark"]
+        self._seen = _Look({}, [])
+
+    async def read(self) -> None:
+        """Read what Kafka holds past the index, or all of it when it ends before where it was seen.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        topics = await asyncio.to_thread(Topics(self._settings).of_store)
+        indexed, checked = await self._offsets()
+        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
+        shorter = sorted({*recovery.shorter(checked, ends), *recovery.shorter(indexed, ends)})
+        self._seen = _Look(ends, shorter)
+        starts = begins
+        if not shorter:
+            starts = {
+                name: [
+                    max(begin, start) for begin, start in zip(offsets, _padded(indexed, name, offsets), strict=True)
+                ]
+                for name, offsets in begins.items()
+            }
+        await self._connection.execute(self._sql["make_found"])
+        chunks = tail.messages(self._properties, starts, ends)
+        try:
+            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+                await self._keep(chunk)
+        finally:
+            await asyncio.to_thread(chunks.close)  # type: ignore[attr-defined] # it is a generator
+        await self._connection.execute(
+            "CREATE INDEX ON found (event_id); CREATE INDEX ON found (stream, version);"
+            "CREATE INDEX ON found (position); ANALYZE found"
+        )
+        if not shorter:
+            self._seen.copies = await self._connection.fetchval(self._sql["tidy_found"])
+
+    async def look(self) -> Findings:
+        """Return what differs now."""
+        sql, connection, seen = self._sql, self._connection, self._seen
+        await connection.execute(sql["forget_judged"])
+        await connection.execute(sql["judge"])
+        state = await connection.fetchrow(sql["state"])
+        counts = await connection.fetchrow(sql["counts"])
+        assert state is not None
+        assert counts is not None
+        is_whole = bool(seen.shorter)
+        after = 0 if is_whole else state["frontier"]
+        missing = await connection.fetch(sql["missing"], after, max(state["position"], state["indexed"]), is_whole)
+        kafka_position = max(counts["found_position"], 0 if is_whole else state["indexed"])
+        committed = kafka_position >= state["position"] + state["pending_events"]
+        return Findings(
+            position=state["position"],
+            pending=state["pending_events"],
+            kafka_position=kafka_position,
+            restored=state["restarted"],
+            tick_lacks=0 if committed else max(0, state["pending_events"] - counts["pending"]),
+            lost=counts["lost"],
+            lost_examples=_streaks(await connection.fetch(sql["lost_examples"])),
+            due=counts["due"],
+            conflicting=counts["conflicting"],
+            conflicting_examples=_streaks(await connection.fetch(sql["conflicting_examples"])),
+            shorter=seen.shorter,
+            missing=missing[0]["total"] if missing else 0,
+            missing_ranges=[(row["first"], row["last"]) for row in missing],
+            unknown_schemas=[
+                f"id {row['schema_id']} of {row['type']} ({row['events']:,} events, first at position "
+                f"{row['position']:,})"
+                for row in await connection.fetch(sql["unknown_schemas"])
+            ],
+            clashes=[
+                f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
+                for row in await connection.fetch(sql["clashes"], is_whole)
+            ],
+            copies=seen.copies,
+            foreign=seen.foreign_total,
+            foreign_examples=seen.foreign,
+            unreadable=seen.unreadable_total,
+            unreadable_examples=seen.unreadable,
+        )
+
+    async def apply(self, keep: Keep | None) -> Findings:
+        """Make Postgres follow Kafka, in one transaction, and return what was found.
+
+        ``keep`` is given the rows of conflicting events, some at a time, before they are removed.
+
+        Raises:
+            ReconcileRefusedError: something cannot be repaired, or events conflict and ``keep`` is None, or the role
+                is not the owner of the tables, or a transaction that has appended does not end. Nothing was changed.
+        """
+        connection, sql = self._connection, self._sql
+        if not await connection.fetchval(sql["is_owner"]):
+            raise ReconcileRefusedError(
+                "Only the owner of the tables, the role that ran `gatelog init`, may repair them."
+            )
+        mark = await connection.fetchrow(self._mark)  # before the transaction: it does not see what that writes
+        assert mark is not None
+        async with connection.transaction():
+            await self._lock_tables()
+            found = await self.look()  # again: there were appends since
+            if found.agree:
+                return found
+            self._refuse(found, drops=keep is not None)
+            if keep is not None:
+                await self._hand_over(keep)
+            await connection.execute(sql["take_due"])
+            await connection.execute(sql["empty_outbox"])
+            await connection.execute(sql["put_published"], mark["snapshot"])
+            await connection.execute(sql["put_due"])
+            await connection.execute(sql["set_gate"], StreamClosed.event_type)
+            ends = json.dumps(self._seen.ends)
+            at = found.kafka_position
+            await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])
+            await connection.execute(sql["set_witness"])
+            await connection.execute(sql["set_rotation"])  # last: who keeps the outbox waits for this row
+        return found
+
+    async def _offsets(self) -> tuple[Offsets, Offsets]:
+        """Return how far the index and the relay have seen each partition."""
+        indexed: Offsets = {}
+        for row in await self._connection.fetch(self._sql["indexed_offsets"]):
+            offsets = indexed.setdefault(row["topic"], [])
+            offsets += [0] * (row["partition"] + 1 - len(offsets))
+            offsets[row["partition"]] = row["next_offset"]
+        state = await self._connection.fetchrow(self._sql["state"])
+        assert state is not None
+        return indexed, json.loads(state["checked_offsets"])
+
+    async def _keep(self, messages: Sequence[Message]) -> None:
+        """Copy records into the temporary table."""
+        source, seen = source_of(self._settings.store), self._seen
+        rows = []
+        for message in messages:
+            try:
+                seen.read += 1
+                rows.append(_row(parse_record(source, message.headers(), message.value()), seen.read))
+            except ForeignRecordError as error:
+                seen.foreign_total += 1
+                seen.foreign += _example(seen.foreign, message, error)
+            except UndecodableRecordError as error:
+                seen.unreadable_total += 1
+                seen.unreadable += _example(seen.unreadable, message, error)
+        if rows:
+            await self._connection.copy_records_to_table("found", columns=_COLUMNS, records=rows)
+
+    async def _lock_tables(self) -> None:
+        try:
+            await self._connection.execute(self._sql["lock_tables"])
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            raise ReconcileRefusedError(
+                "A transaction that has appended is still open after 10 s. Stop the producers, or wait, and run "
+                "`gatelog reconcile --apply` again. Nothing was changed."
+            ) from error
+
+    def _refuse(self, found: Findings, *, drops: bool) -> None:
+        if found.obstacles:
+            raise ReconcileRefusedError(" ".join([*found.obstacles, "Nothing was changed."]))
+        if found.conflicting and not drops:
+            raise ReconcileRefusedError(
+                f"{found.conflicting:,} events were accepted in place of others that Kafka holds, for example "
+                f"{', '.join(map(str, found.conflicting_examples))}. They cannot be published. `gatelog reconcile "
+                "--apply --drop-conflicting` writes them to a file and removes them. Nothing was changed."
+            )
+
+    async def _hand_over(self, keep: Keep) -> None:
+        batch: list[asyncpg.Record] = []
+        async for row in self._connection.cursor(self._sql["conflicting"], prefetch=_BATCH_ROWS):
+            batch.append(row)
+            if len(batch) == _BATCH_ROWS:
+                await keep(batch)
+                batch = []
+        if batch:
+            await keep(batch)
+
+
+def _padded(offsets: Offsets, topic: str, like: Sequence[int]) -> list[int]:
+    return (offsets.get(topic, []) + [0] * len(like))[: len(like)]
+
+
+def _row(record: Record, nth: int) -> tuple[Any, ...]:
+    return (
+        record.position,
+        record.stream,
+        record.version,
+        record.id,
+        record.type,
+        record.schema_id,
+        record.recorded_at,
+        record.correlation_id,
+        record.causation_id,
+        record.traceparent,
+        record.metadata_json,
+        record.raw,
+        nth,
+    )
+
+
+def _example(have: list[str], message: Message, error: Exception) -> list[str]:
+    if len(have) >= _EXAMPLES:
+        return []
+    return [f"{message.topic()} partition {message.partition()} offset {message.offset()}: {error}"]
+
+
+def _streaks(rows: Sequence[asyncpg.Record]) -> list[Streak]:
+    return [Streak(row["stream"], row["first"], row["last"], row["events"]) for row in rows]
