@@ -12,6 +12,7 @@ from gatelog.core import logs
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, SettingsError
 
 REQUEST_TIMEOUT_S: Final = 10.0
+RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
 
 _log = logs.logger("kafka")
 _librdkafka = logging.getLogger("gatelog.librdkafka")
@@ -44,6 +45,7 @@ def client_properties(properties: dict[str, str], **own: str | int | bool) -> di
     """Return the user's librdkafka properties with a client's own over them (``a_b`` is ``a.b``)."""
     return {
         "client.id": "gatelog",
+        "reconnect.backoff.max.ms": RECONNECT_INTERVAL_MAX_MS,
         **properties,
         **{name.replace("_", "."): value for name, value in own.items()},
         "error_cb": _report,

@@ -6,7 +6,7 @@ documentation of its transactional producer (``rdkafka.h``, "Transactional produ
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
@@ -111,8 +111,9 @@ class Publisher:
 
     def close(self) -> None:
         """Let go of the producer; what it has not sent is discarded, its open transaction left to the next one."""
-        self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException):  # a fenced producer says so once more
+            self._producer.purge()
+            self._producer.flush(1.0)
 
     def _produce(self, record: Record) -> None:
         topic, stream, value, headers, timestamp = record

@@ -3,7 +3,7 @@
 Blocks: call it off the event loop, after the publisher has fenced and settled what came before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -78,12 +78,12 @@ def _refuse_shorter(checked: Offsets, ends: Offsets) -> None:
 
 def _positions_past(properties: dict[str, str], source: str, starts: Offsets, ends: Offsets) -> list[int]:
     """Read from ``starts`` to ``ends``. The last offset may be a marker: partition EOF tells the end."""
-    behind = [
-        TopicPartition(topic, p, start)
+    behind = {
+        (topic, p): start
         for topic, offsets in starts.items()
         for p, start in enumerate(offsets)
         if start < ends[topic][p]
-    ]
+    }
     if not behind:
         return []
     own = kafka.client_properties(
@@ -95,30 +95,50 @@ def _positions_past(properties: dict[str, str], source: str, starts: Offsets, en
     )
     consumer = Consumer(own)
     try:
-        consumer.assign(behind)
-        return _read_to_eof(consumer, source, len(behind), properties)
+        consumer.assign([TopicPartition(topic, p, start) for (topic, p), start in behind.items()])
+        return _read_to_eof(consumer, source, {(topic, p): ends[topic][p] for topic, p in behind}, properties)
     finally:
         consumer.close()
 
 
-def _read_to_eof(consumer: Consumer, source: str, partitions: int, properties: dict[str, str]) -> list[int]:
+def _read_to_eof(
+    consumer: Consumer, source: str, missing: dict[tuple[str, int], int], properties: dict[str, str]
+) -> list[int]:
+    """Read until every partition has ended at the offset in ``missing``, or past it.
+
+    An end before that is none: a transaction of somebody else that is still open hides what was committed after it,
+    and a replica that has just begun to lead may not know yet how far it may let read.
+    """
     positions: list[int] = []
-    at_eof: set[tuple[str | None, int | None]] = set()
-    while len(at_eof) < partitions:
+    while missing:
         with kafka.translated(properties):
             message = consumer.poll(kafka.REQUEST_TIMEOUT_S)  # consume() would wait for a full batch
             if message is None:
                 raise KafkaUnavailableError(
-                    f"Kafka did not deliver what it says it has, within {kafka.REQUEST_TIMEOUT_S:g} s."
+                    f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of {_named(missing)}. "
+                    "What was published cannot be told before that. If brokers are well, somebody else has a "
+                    "transaction open there: nothing that follows it can be read until it ends."
                 )
             error = message.error()
             if error is None:
                 positions.extend(_position(message, source))
             elif error.code() == KafkaError._PARTITION_EOF:
-                at_eof.add((message.topic(), message.partition()))
+                topic, partition, offset = message.topic(), message.partition(), message.offset()
+                assert topic is not None
+                assert partition is not None
+                assert offset is not None
+                if offset >= missing.get((topic, partition), 0):
+                    missing.pop((topic, partition), None)
             else:
                 raise KafkaException(error)
     return positions
+
+
+def _named(partitions: Iterable[tuple[str, int]]) -> str:
+    """Name one, and count the others: there may be thousands."""
+    (topic, partition), *others = sorted(partitions)
+    more = f" and {len(others)} other partitions" if others else ""
+    return f"topic {topic!r} partition {partition}{more}"
 
 
 def _position(message: Message, source: str) -> list[int]:
