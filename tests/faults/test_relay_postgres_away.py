@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from support.trial import Row, busy, frozen, judge, relay, terminate, wake
 
 from gatelog.console.store import initialise
@@ -72,7 +73,7 @@ async def test_postgres_restarts(
 ) -> None:
     """In order, and killed: nothing that was acknowledged before is lost, nothing is published twice after."""
     dsn = (await asyncio.to_thread(own_postgres.up, only="postgres")).postgres_dsn
-    own = settings.model_copy(update={"postgres_dsn": dsn})
+    own = settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
     await initialise(own)
     row = Row(own)
     async with Producer.connect(own) as producer, busy(own, producer, transactions=0) as clients:

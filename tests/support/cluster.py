@@ -34,7 +34,7 @@ _COMMON = {
     "offsets.topic.replication.factor": "3",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.replication.factor": "3",
-    "transaction.state.log.min.isr": "2",
+    "transaction.state.log.min.isr": "1",  # so that it is the topics' own minimum that is tried, which gatelog sets
     "transaction.state.log.num.partitions": "1",  # its leader is the coordinator of all transactions
     "group.initial.rebalance.delay.ms": "0",
     "message.max.bytes": str(4 * 1024 * 1024),
