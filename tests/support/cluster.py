@@ -57,9 +57,7 @@ class Cluster:
         classpath = os.pathsep.join(str(path) for path in jars.ensure_jars(lock, cache, no_progress))
         self._env = {**os.environ, "CLASSPATH": classpath, "LC_ALL": "C.UTF-8"}
         self.servers = ",".join(f"{ports.HOST}:{self._ports[node]}" for node in BROKERS)
-        self._admin = AdminClient(
-            {"bootstrap.servers": self.servers, "log_level": 0, "error_cb": lambda _error: None}
-        )
+        self._admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def format(self) -> None:
         """Make the data folders."""
