@@ -5,14 +5,17 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka import KafkaException
 from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster
 from support.models import Noted
-from support.trial import Row, busy, judge, relay
+from support.trial import Row, busy, judge, relay, terminate
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
+from gatelog.producer.relay import recovery
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,45 @@ async def test_two_of_three_brokers_are_down(
                 await row.moves(300)
             assert process.exitcode is None, "it was to go on by itself"
     await judge(replicated, clients)
+
+
+async def test_partitions_have_no_leader(
+    replicated: Settings, producer: Producer, brokers: Cluster, long: bool
+) -> None:
+    """The one broker that is up lacks what the others hold: a relay that starts then finds nothing to ask."""
+    row = Row(replicated)
+    topic = topic_of(replicated.store, "Note")
+    async with busy(replicated, producer) as clients:
+        with relay(replicated) as process:
+            await row.moves(50)
+            await whole(brokers, topic, TRANSACTIONS)
+            behind, *others = BROKERS
+            brokers.kill(behind)
+            await alone(brokers, topic)
+            await row.moves(100)
+            brokers.kill(*others)
+            brokers.start(behind)
+            with relay(replicated) as late:
+                await leaderless(brokers, topic)
+                with pytest.raises(KafkaUnavailableError):
+                    await asyncio.to_thread(recovery.ends_of, replicated.kafka_properties, {topic: 3})
+                epoch = await row.epoch()
+                await terminate(replicated)  # so that one of them starts anew, and the other when that has given up
+                await row.taken_over_since(epoch + 1 if long else epoch)
+                brokers.start(*others)
+                await row.moves(300)
+                assert (process.exitcode, late.exitcode) == (None, None), "they were to go on by themselves"
+    await judge(replicated, clients)
+
+
+async def leaderless(brokers: Cluster, topic: str) -> None:
+    async def is_leaderless() -> bool:
+        try:
+            return await asyncio.to_thread(brokers.leader_of, topic) == -1
+        except (KafkaException, KeyError):  # nobody answers yet
+            return False
+
+    await until(is_leaderless, "nobody leads the partition")
 
 
 async def alone(brokers: Cluster, topic: str) -> None:
