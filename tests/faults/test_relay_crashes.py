@@ -4,77 +4,18 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.context import ForkServerProcess
 
-import psutil
 from support import crashing_relay
-from support.clients import Clients, Published
-from support.kafka import records_of
-from support.running import running
-from support.waiting import until
+from support.trial import busy, frozen, indexed_upto, judge, relay
 
 from gatelog.core.settings import Settings
-from gatelog.indexer import Indexer
 from gatelog.producer import Producer
-from gatelog.producer.outbox import OutboxKeeper
-from gatelog.producer.relay import Relay
-from gatelog.reader import Reader
-
-
-@contextmanager
-def relay(
-    settings: Settings, point: str | None = None, nth: int = 1, number: signal.Signals = signal.SIGKILL
-) -> Iterator[ForkServerProcess]:
-    """Run a relay that does not outlive the block."""
-    process = crashing_relay.start(settings, point, nth, number)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
 
 
 async def dead(process: ForkServerProcess) -> None:
     await asyncio.to_thread(process.join, 60)
     assert process.exitcode == -signal.SIGKILL, "it was to die at its point"
-
-
-async def frozen(process: ForkServerProcess) -> None:
-    async def is_stopped() -> bool:
-        assert process.pid is not None
-        return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
-
-    await until(is_stopped, "it was to stop at its point")
-
-
-async def indexed_upto(settings: Settings, position: int) -> None:
-    async with Reader.connect(settings) as reader:
-
-        async def is_indexed() -> bool:
-            return await reader.frontier() >= position
-
-        await until(is_indexed, f"position {position} is indexed")
-
-
-async def judge(settings: Settings, clients: Clients) -> None:
-    """Let a relay finish, and read everything back from Kafka."""
-    async with running(Relay(settings), Indexer(settings)):
-        await indexed_upto(settings, len(clients.acknowledged))
-    records = await asyncio.to_thread(records_of, settings)
-    places = [(record.topic, record.partition, record.position) for record in records]
-    assert places == sorted(places), "each partition is in order of positions"
-    published = [Published(r.position, str(r.event_id), r.key, int(r.headers["ce_streamversion"])) for r in records]
-    clients.judge(sorted(published))
-
-
-@asynccontextmanager
-async def busy(settings: Settings, producer: Producer) -> AsyncIterator[Clients]:
-    """Append, index, and empty the outbox meanwhile."""
-    clients = Clients(settings, producer, pause_s=0.01)
-    async with running(Indexer(settings), OutboxKeeper(settings)), clients.appending(callers=5, transactions=2):
-        yield clients
 
 
 async def test_killed_at_every_point(

@@ -1,4 +1,4 @@
-"""A relay in a process of its own that kills or stops itself, by a signal, at a chosen point of a tick."""
+"""A relay in a process of its own that signals itself, or a server that it talks to, at a chosen point of a tick."""
 
 import asyncio
 import os
@@ -26,26 +26,37 @@ _forks.set_forkserver_preload([__name__])  # imports cost more than a relay's wh
 
 
 def start(
-    settings: Settings, point: str | None, nth: int = 1, number: signal.Signals = signal.SIGKILL
+    settings: Settings,
+    point: str | None,
+    nth: int = 1,
+    number: signal.Signals = signal.SIGKILL,
+    victim: int | None = None,
 ) -> ForkServerProcess:
-    """Start a relay that sends itself a signal at the ``nth`` passing of ``point``; with None, never."""
-    process = _forks.Process(target=_run, args=(settings, point, nth, number), daemon=True)
+    """Start a relay that sends a signal at the ``nth`` passing of ``point``; with None, never.
+
+    ``victim`` is the process that gets it, by default the relay. A relay that has another victim gives a commit up
+    after seconds instead of a minute: what follows is what is tried, not the patience.
+    """
+    process = _forks.Process(target=_run, args=(settings, point, nth, number, victim), daemon=True)
     process.start()
     return process
 
 
-def _run(settings: Settings, point: str | None, nth: int, number: signal.Signals) -> None:
+def _run(settings: Settings, point: str | None, nth: int, number: signal.Signals, victim: int | None) -> None:
     logs.configure(json=True)
+    if victim is not None:
+        publisher.COMMIT_TIMEOUT_S, publisher._CALL_TIMEOUT_S = 2.0, 1.0  # type: ignore[misc] # see start
     if point is not None:
-        _Fault(point, nth, number).lie_in_wait()
+        _Fault(point, nth, number, victim or os.getpid()).lie_in_wait()
     asyncio.run(services.run_until_signal(Relay(settings)))
 
 
 class _Fault:
-    def __init__(self, point: str, nth: int, number: signal.Signals) -> None:
+    def __init__(self, point: str, nth: int, number: signal.Signals, victim: int) -> None:
         self._point = point
         self._left = nth
         self._number = number
+        self._victim = victim
 
     def at(self, point: str, delay_s: float | None = None) -> None:
         if point == self._point:
@@ -57,7 +68,7 @@ class _Fault:
                     threading.Timer(delay_s, self._strike).start()
 
     def _strike(self) -> None:
-        os.kill(os.getpid(), self._number)
+        os.kill(self._victim, self._number)
 
     def lie_in_wait(self) -> None:
         """Wrap the calls that a relay makes of the Kafka client, and its writes to Postgres."""

@@ -12,6 +12,7 @@ from gatelog.core import logs
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, SettingsError
 
 REQUEST_TIMEOUT_S: Final = 10.0
+RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
 
 _log = logs.logger("kafka")
 _librdkafka = logging.getLogger("gatelog.librdkafka")
@@ -29,6 +30,12 @@ _UNREACHABLE: Final = frozenset(
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError._NOENT,  # of a question to partitions: "no leaders found"
     }
 )
 _AUTHENTICATION: Final = frozenset(
@@ -44,6 +51,7 @@ def client_properties(properties: dict[str, str], **own: str | int | bool) -> di
     """Return the user's librdkafka properties with a client's own over them (``a_b`` is ``a.b``)."""
     return {
         "client.id": "gatelog",
+        "reconnect.backoff.max.ms": RECONNECT_INTERVAL_MAX_MS,
         **properties,
         **{name.replace("_", "."): value for name, value in own.items()},
         "error_cb": _report,

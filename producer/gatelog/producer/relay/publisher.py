@@ -7,7 +7,7 @@ documentation of its transactional producer (``rdkafka.h``, "Transactional produ
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
@@ -58,6 +58,23 @@ class _Failure(NamedTuple):
     key: str | bytes | None
     value: str | bytes | None
     error: KafkaError
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Raise a fatal error of the client as such.
+
+    The client goes on to call delivery callbacks when it is about to raise one, and Python complains about that.
+    """
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while isinstance(cause, SystemError):
+            cause = cause.__cause__
+        if isinstance(cause, KafkaException):
+            raise cause from None
+        raise
 
 
 class Publisher:
@@ -118,8 +135,9 @@ class Publisher:
 
     def close(self) -> None:
         """Let go of the producer; what it has not sent is discarded, its open transaction left to the next one."""
-        self._producer.purge()
-        self._producer.flush(1.0)
+        with suppress(KafkaException), _plain():  # a fenced producer says so once more
+            self._producer.purge()
+            self._producer.flush(1.0)
 
     def _produce(self, record: Record) -> None:
         topic, stream, value, headers, timestamp = record
@@ -156,7 +174,8 @@ class Publisher:
     def _settled(self, tick: Tick) -> Iterator[None]:
         """Abort when Kafka fails a call, and raise what it means."""
         try:
-            yield
+            with _plain():
+                yield
         except KafkaException as error:
             self._abort_or_raise(error.args[0], tick)
 
@@ -188,7 +207,7 @@ class Publisher:
 
     def _abort(self) -> None:
         try:
-            with kafka.translated(self._properties):
+            with kafka.translated(self._properties), _plain():
                 self._producer.abort_transaction(COMMIT_TIMEOUT_S)
         except (KafkaException, KafkaUnavailableError) as error:
             raise OutcomeUnknownError(f"The tick could not be aborted: {error}") from error

@@ -9,6 +9,7 @@ from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError, RelayFencedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.producer.relay import sessions
 from gatelog.producer.relay.leadership import Leadership
 from gatelog.producer.relay.publisher import OutcomeUnknownError
 from gatelog.producer.relay.ticks import PACKAGE
@@ -53,6 +54,8 @@ class Relay:
             PublishRefusedError: Kafka will never take an event.
             TopicError: a topic cannot be made, or would lose events.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            SettingsError: Postgres or Kafka refused the credentials, or a pooler gives every transaction another
+                session.
         """
         while not stop.is_set():
             try:
@@ -66,9 +69,10 @@ class Relay:
         connection = await postgres.connect(self._dsn, store, "gatelog relay")
         try:
             with postgres.translated(store, self._dsn):
+                pid = await sessions.backend_of(connection, store, self._dsn)
                 await migrations.check(connection, store, PACKAGE)
                 if await self._locked(connection, stop):
-                    await self._lead(connection, stop)
+                    await self._lead(connection, pid, stop)
         finally:
             connection.terminate()  # the lock goes with it, at once
 
@@ -87,10 +91,10 @@ class Relay:
             await services.wait_any(STANDBY_INTERVAL_S, stop)
         return False
 
-    async def _lead(self, connection: postgres.Connection, stop: asyncio.Event) -> None:
-        """Lead, and beat; whichever ends, ends the other."""
+    async def _lead(self, connection: postgres.Connection, pid: int, stop: asyncio.Event) -> None:
+        """Lead, and beat for the session ``pid``; whichever ends, ends the other."""
         leading = asyncio.create_task(Leadership(self._settings, connection).run(stop))
-        beating = asyncio.create_task(self._beat(connection.get_server_pid()))
+        beating = asyncio.create_task(self._beat(pid))
         try:
             await asyncio.wait({leading, beating}, return_when=asyncio.FIRST_COMPLETED)
         finally:

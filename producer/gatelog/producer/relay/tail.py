@@ -1,6 +1,6 @@
 """What Kafka holds between given offsets and its ends. Blocks: call it off the event loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
@@ -49,13 +49,13 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Iter
         LogMismatchError: the record at one of ``starts`` is gone.
         KafkaUnavailableError: no answer in time.
     """
-    behind = [
-        TopicPartition(topic, p, start)
+    missing = {
+        (topic, p): ends[topic][p]
         for topic, offsets in starts.items()
         for p, start in enumerate(offsets)
         if start < ends[topic][p]
-    ]
-    if not behind:
+    }
+    if not missing:
         return
     own = kafka.client_properties(
         properties,
@@ -67,23 +67,26 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Iter
     )
     consumer = Consumer(own)
     try:
-        consumer.assign(behind)
-        at_eof: set[tuple[str | None, int | None]] = set()
-        while len(at_eof) < len(behind):
-            yield _chunk(consumer, at_eof, properties)
+        consumer.assign([TopicPartition(topic, p, starts[topic][p]) for topic, p in missing])
+        while missing:
+            yield _chunk(consumer, missing, properties)
     finally:
         consumer.close()
 
 
-def _chunk(
-    consumer: Consumer, at_eof: set[tuple[str | None, int | None]], properties: dict[str, str]
-) -> list[Message]:
-    """Return what is there; ``consume`` alone would wait for a full batch."""
+def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: dict[str, str]) -> list[Message]:
+    """Return what is there (``consume`` alone would wait for a full batch), and take off what has come to its end.
+
+    An end before the offset in ``missing`` is none: a transaction of somebody else that is still open hides what was
+    committed after it, and a replica that has just begun to lead may not know yet how far it may let read.
+    """
     with kafka.translated(properties):
         first = consumer.poll(kafka.REQUEST_TIMEOUT_S)
         if first is None:
             raise KafkaUnavailableError(
-                f"Kafka did not deliver what it says it has, within {kafka.REQUEST_TIMEOUT_S:g} s."
+                f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of {_named(missing)}. "
+                "What was published cannot be told before that. If brokers are well, somebody else has a "
+                "transaction open there: nothing that follows it can be read until it ends."
             )
         records = []
         for message in [first, *consumer.consume(_CHUNK_RECORDS - 1, timeout=0)]:
@@ -91,7 +94,7 @@ def _chunk(
             if error is None:
                 records.append(message)
             elif error.code() == KafkaError._PARTITION_EOF:
-                at_eof.add((message.topic(), message.partition()))
+                _take_off(missing, message)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise LogMismatchError(
                     f"Topic {message.topic()!r} partition {message.partition()}: records that the relay has not "
@@ -100,3 +103,19 @@ def _chunk(
             else:
                 raise KafkaException(error)
         return records
+
+
+def _take_off(missing: dict[tuple[str, int], int], end: Message) -> None:
+    topic, partition, offset = end.topic(), end.partition(), end.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    if offset >= missing.get((topic, partition), 0):
+        missing.pop((topic, partition), None)
+
+
+def _named(partitions: Iterable[tuple[str, int]]) -> str:
+    """Name one, and count the others: there may be thousands."""
+    (topic, partition), *others = sorted(partitions)
+    more = f" and {len(others)} other partitions" if others else ""
+    return f"topic {topic!r} partition {partition}{more}"
