@@ -35,6 +35,7 @@ class Leadership:
         self._wake = asyncio.Event()
         self._checked_position = -1
         self._checked_at = 0.0
+        self._looking: asyncio.Task[tail.Offsets] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
@@ -51,10 +52,11 @@ class Leadership:
                     self._wake.clear()
                 else:
                     await self._publish(publisher, tick)
-                if asyncio.get_running_loop().time() - self._checked_at >= CHECK_INTERVAL_S:
-                    await self._check()
-            await self._check()
+                await self._check()
+            await self._check(at_once=True)
         finally:
+            if self._looking is not None:
+                await asyncio.wait([self._looking])
             await asyncio.to_thread(publisher.close)
 
     async def _settle(self, left: asyncpg.Record) -> None:
@@ -115,15 +117,24 @@ class Leadership:
             await asyncio.wait([committing])
         committing.result()
 
-    async def _check(self) -> None:
-        """Remember where Kafka ends, so that the next start has little to read. Only between ticks."""
+    async def _check(self, *, at_once: bool = False) -> None:
+        """Remember, every 5 s, where Kafka ends, so that the next start has little to read. Only between ticks.
+
+        Kafka is asked while ticks go on: what is published from now on is past the ends that it named before.
+        """
         if self._ticks.position == self._checked_position:
             return
-        topics = await asyncio.to_thread(self._topics.of_store)
-        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
-        await self._store_check(self._ticks.position, ends)
+        if self._looking is None and (at_once or _now() - self._checked_at >= CHECK_INTERVAL_S):
+            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.ends))
+        if self._looking is not None and (at_once or self._looking.done()):
+            looking, self._looking = self._looking, None
+            await self._store_check(self._ticks.position, await looking)
 
     async def _store_check(self, position: int, ends: tail.Offsets) -> None:
         await self._ticks.checked(position, json.dumps(ends))
         self._checked_position = position
-        self._checked_at = asyncio.get_running_loop().time()
+        self._checked_at = _now()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -24,6 +24,9 @@ COMMIT_TIMEOUT_S: Final = 60.0
 TRANSACTION_TIMEOUT_MS: Final = 60_000
 _CALL_TIMEOUT_S: Final = 10.0
 _QUEUE_MESSAGES_MAX: Final = 100_000
+# Kafka answers a commit before it has written the markers. A transaction that begins earlier is refused for now, and
+# librdkafka tries again after 20 ms.
+_MARKERS_S: Final = 0.002
 
 _FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
@@ -90,6 +93,7 @@ class Publisher:
         self._store = settings.store
         self._properties = properties = settings.kafka_properties
         self._failed: list[_Failure] = []
+        self._committed_at = 0.0
         own = kafka.client_properties(
             properties,
             transactional_id=f"gatelog.{settings.store}.relay",
@@ -121,6 +125,7 @@ class Publisher:
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
         """
         self._failed.clear()
+        time.sleep(max(0.0, self._committed_at + _MARKERS_S - time.monotonic()))
         with self._settled(tick):
             self._producer.begin_transaction()
             for record in records_of(self._store, tick):
@@ -130,6 +135,7 @@ class Publisher:
         """Commit what was sent of a tick, all or nothing; raises what ``send`` raises."""
         with self._settled(tick):
             self._commit()
+        self._committed_at = time.monotonic()
         if self._failed:  # librdkafka fails the commit then; this makes sure
             raise OutcomeUnknownError("A transaction was committed although a record failed.")
 

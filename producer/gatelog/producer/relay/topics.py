@@ -15,6 +15,7 @@ from gatelog.core import kafka, logs
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import TopicError
 from gatelog.core.settings import Settings
+from gatelog.producer.relay import tail
 
 _UNBOUNDED: Final = "-1"
 
@@ -51,6 +52,14 @@ class Topics:
         found = kafka.partitions_of(self._admin, self._properties)
         self._known = {name: partitions for name, partitions in found.items() if name.startswith(prefix)}
         return dict(self._known)
+
+    def ends(self) -> tail.Offsets:
+        """Return the next offset of every partition of the topics that are known.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        return tail.ends_of(self._properties, self._known, self._admin)
 
     def knows(self, categories: Iterable[str]) -> bool:
         """Say whether the topics of ``categories`` are known to exist, and checked; asks nobody."""
