@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -45,4 +46,13 @@ def indexer(store: options.Store = None, home: options.Home = None, json_logs: J
 
 def _until_signal(json_logs: bool, *running: services.Service) -> None:
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    asyncio.run(services.run_until_signal(*running))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(services.run_until_signal(*running))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # it is in the extra "speed"
+        return None
+    return new_event_loop
