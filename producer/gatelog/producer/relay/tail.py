@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
@@ -12,13 +12,13 @@ Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of part
 _CHUNK_RECORDS = 5_000
 
 
-def ends_of(properties: dict[str, str], topics: Mapping[str, int], admin: AdminClient | None = None) -> Offsets:
-    """Return the next offset of every partition; asks through ``admin``, or through a client made for it.
+def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
+    """Return the next offset of every partition.
 
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    return _offsets(properties, topics, OffsetSpec.latest(), admin)  # type: ignore[no-untyped-call] # annotated incompletely
+    return _offsets(properties, topics, OffsetSpec.latest())  # type: ignore[no-untyped-call] # annotated incompletely
 
 
 def begins_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
@@ -27,17 +27,15 @@ def begins_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    return _offsets(properties, topics, OffsetSpec.earliest(), None)  # type: ignore[no-untyped-call] # annotated incompletely
+    return _offsets(properties, topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # annotated incompletely
 
 
-def _offsets(
-    properties: dict[str, str], topics: Mapping[str, int], which: OffsetSpec, admin: AdminClient | None
-) -> Offsets:
+def _offsets(properties: dict[str, str], topics: Mapping[str, int], which: OffsetSpec) -> Offsets:
     asked = {TopicPartition(name, p): which for name, count in topics.items() for p in range(count)}
     found: Offsets = {name: [0] * count for name, count in topics.items()}
     if not asked:
         return found
-    admin = admin or kafka.admin(properties)
+    admin = kafka.admin(properties)  # a new one: what an older one believes of leaders may be fenced
     with kafka.translated(properties):
         for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
             found[partition.topic][partition.partition] = future.result().offset

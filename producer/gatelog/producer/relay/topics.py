@@ -59,7 +59,7 @@ class Topics:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        return tail.ends_of(self._properties, self._known, self._admin)
+        return tail.ends_of(self._properties, self._known)
 
     def knows(self, categories: Iterable[str]) -> bool:
         """Say whether the topics of ``categories`` are known to exist, and checked; asks nobody."""
