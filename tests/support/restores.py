@@ -19,9 +19,17 @@ def _run(program: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def _dump(dsn: str, schema: str, file: Path) -> None:
+    _run("pg_dump", f"--schema={schema}", f"--file={file}", dsn)
+    # The programs are of version 18: what only newer servers know is not for an older one to restore.
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith("SET transaction_timeout")]
+    file.write_text("".join(kept), encoding="utf-8")
+
+
 async def dump(settings: Settings, file: Path) -> None:
     """Write the store's schema to ``file``."""
-    await asyncio.to_thread(_run, "pg_dump", f"--schema={settings.store}", f"--file={file}", settings.dsn)
+    await asyncio.to_thread(_dump, settings.dsn, settings.store, file)
 
 
 async def restore(settings: Settings, file: Path) -> None:
