@@ -294,11 +294,11 @@ class _Plain:
         events: list[EncodedEvent] = []
         for stream in sorted(self.streams):  # code points sort as UTF-8 bytes do
             code, own = self.streams[stream]
-            count = len(own)
-            names += [stream] * count
-            codes += [code] * count
-            counts += [count] * count
-            nths += range(1, count + 1)
+            total = len(own)
+            names += [stream] * total
+            codes += [code] * total
+            counts += [total] * total
+            nths += range(1, total + 1)
             events += own
         return [names, codes, counts, nths, *_columns(events)]
 
