@@ -11,6 +11,11 @@ from gatelog.reader.subscriptions.partitioning import murmur2
 PLACES: list[Place] = [("a", 0), ("a", 1), ("b", 0), ("c", 0)]
 
 
+def watch(merge: Merge[int], handled: int = 0) -> None:
+    for place in PLACES:
+        merge.watch(place, handled)
+
+
 @st.composite
 def logs(draw: st.DrawFn, *, gapless: bool) -> dict[Place, list[int]]:
     """Positions over partitions, each in order."""
@@ -29,14 +34,14 @@ def test_the_order_is_that_of_sorting_and_nothing_is_late(data: st.DataObject, g
     expected = sorted(position for held in log.values() for position in held if position > after)
     end = max([after, *expected])
     merge = Merge[int](after, gapless=gapless)
-    merge.watch(PLACES)
-    given_upto = {place: after for place in PLACES}
+    watch(merge, after)
+    given_upto = dict.fromkeys(PLACES, after)
     left = {place: list(held) for place, held in log.items()}
     released: list[int] = []
     here: set[int] = set()
     while any(left.values()) or min(given_upto.values()) < end:
         place = data.draw(st.sampled_from(PLACES))
-        if left[place] and data.draw(st.booleans()):
+        if left[place] and bool(data.draw(st.integers(0, 1))):
             position = left[place].pop(0)
             merge.add(place, position, position)
             given_upto[place] = max(given_upto[place], position)
@@ -60,7 +65,7 @@ def test_the_order_is_that_of_sorting_and_nothing_is_late(data: st.DataObject, g
 @given(st.data(), st.integers(1, 10))
 def test_positions_that_no_partition_holds_are_counted(data: st.DataObject, hole: int) -> None:
     merge = Merge[int](0, gapless=True)
-    merge.watch(PLACES)
+    watch(merge)
     others = [position for position in range(1, 12) if position != hole]
     for position in others:
         merge.add(data.draw(st.sampled_from(PLACES)), position, position)
@@ -73,7 +78,7 @@ def test_positions_that_no_partition_holds_are_counted(data: st.DataObject, hole
 
 def test_who_is_waited_for() -> None:
     merge = Merge[int](0, gapless=False)
-    merge.watch(PLACES)
+    watch(merge)
     assert merge.awaited() == []
     merge.add(("a", 0), 7, 7)
     assert merge.release() == []
@@ -86,7 +91,7 @@ def test_who_is_waited_for() -> None:
 
 def test_a_partition_that_is_out_of_order_is_named() -> None:
     merge = Merge[int](3, gapless=True)
-    merge.watch(PLACES)
+    watch(merge, 3)
     merge.add(("a", 0), 2, 2)  # again: it was handled
     merge.add(("a", 0), 9, 9)
     with pytest.raises(LogMismatchError, match="position 8 comes after 9"):
@@ -95,11 +100,11 @@ def test_a_partition_that_is_out_of_order_is_named() -> None:
 
 def test_a_new_partition_is_waited_for_only_after_what_was_released() -> None:
     merge = Merge[int](0, gapless=True)
-    merge.watch([("a", 0)])
+    merge.watch(("a", 0))
     merge.add(("a", 0), 1, 1)
     assert merge.release() == [1]
     merge.add(("a", 0), 3, 3)
-    merge.watch([("a", 0), ("new", 0)])
+    merge.watch(("new", 0))
     assert merge.release() == []
     merge.add(("new", 0), 2, 2)
     assert merge.release() == [2, 3]
@@ -110,3 +115,17 @@ def test_a_new_partition_is_waited_for_only_after_what_was_released() -> None:
 )
 def test_the_hash_is_that_of_the_java_client(key: bytes, expected: int) -> None:
     assert murmur2(key) == expected & 0xFFFFFFFF
+
+
+def test_what_comes_too_late_is_given_all_the_same_and_counted() -> None:
+    merge = Merge[int](5, gapless=False)
+    merge.watch(("a", 0), handled=5)
+    merge.add(("a", 0), 9, 9)
+    assert merge.release() == [9]
+    merge.watch(("new", 0), handled=0)
+    merge.add(("new", 0), 7, 7)
+    merge.add(("a", 0), 10, 10)
+    assert merge.release() == [7]
+    assert merge.late == 1
+    merge.quiet(("new", 0), 10)
+    assert merge.release() == [10]

@@ -14,10 +14,9 @@ def murmur2(data: bytes) -> int:
     """Return the unsigned 32-bit hash."""
     whole = len(data) & ~3
     h = _SEED ^ len(data)
-    for (k,) in iter_unpack("<I", data[:whole]):
-        k = k * _M & _MASK
-        k = (k ^ k >> 24) * _M & _MASK
-        h = h * _M & _MASK ^ k
+    for (word,) in iter_unpack("<I", data[:whole]):
+        k = word * _M & _MASK
+        h = h * _M & _MASK ^ (k ^ k >> 24) * _M & _MASK
     if rest := data[whole:]:
         h = (h ^ int.from_bytes(rest, "little")) * _M & _MASK
     h = (h ^ h >> 13) * _M & _MASK
