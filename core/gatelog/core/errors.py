@@ -199,6 +199,19 @@ class LogMismatchError(GatelogError):
         super().__init__(f"{why} To see what differs, and what repairs it, run: gatelog reconcile")
 
 
+class HistoryGoneError(GatelogError):
+    """The next record of a subscription is gone from its topic. Nothing was skipped."""
+
+    exit_code = 8
+
+    def __init__(self, topic: str, partition: int, offset: int | None, why: str) -> None:
+        self.topic, self.partition, self.offset = topic, partition, offset
+        super().__init__(
+            f"Topic {topic!r} partition {partition}: the next record to read is gone from Kafka ({why}). Retention "
+            "removed it, or the topic was made anew. Nothing was skipped."
+        )
+
+
 class ReconcileRefusedError(GatelogError):
     """What differs between Postgres and Kafka cannot be repaired as asked. Nothing was changed."""
 
