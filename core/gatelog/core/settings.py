@@ -6,7 +6,7 @@ Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``sec
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -83,6 +83,15 @@ class Settings(BaseSettings):
     index_rows_max: int = Field(5_000, ge=1, description="rows that the indexer writes in one transaction")
     index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
     read_rows_max: int = Field(1_000, ge=1, description="rows that a read fetches at a time")
+
+    subscription_protocol: Literal["auto", "consumer", "classic"] = Field(
+        "auto", description="of consumer groups; consumer: KIP-848; auto: that, where the broker has it"
+    )
+    subscription_session_timeout_s: float = Field(
+        10.0, ge=1, description="until a silent member is given up; of the classic protocol only"
+    )
+    subscription_events_max: int = Field(10_000, ge=1, description="events that a member holds at once")
+    subscription_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="the same in bytes; one batch more")
 
     register_schemas: bool = Field(
         True, description="register a new schema at its first append; off in production: at deploy time"

@@ -1,0 +1,1 @@
+"""Subscriptions: consumer groups with handlers, in production."""
