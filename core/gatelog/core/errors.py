@@ -255,8 +255,8 @@ class ProjectionNotPreparedError(GatelogError):
     def __init__(self, projection: str, where: str) -> None:
         self.projection = projection
         super().__init__(
-            f"Projection {projection!r} was not prepared in the database at {where}. Run `gatelog projection prepare`, "
-            "or `await projection.prepare()`, once, as a role that may make tables there."
+            f"Projection {projection!r} was not prepared in the database at {where}. Run `gatelog projection "
+            "prepare`, or `await projection.prepare()`, once, as a role that may make tables there."
         )
 
 
@@ -282,8 +282,8 @@ class ProjectionFailedError(GatelogError):
         self.projection, self.stream, self.version, self.position = projection, stream, version, position
         super().__init__(
             f"Projection {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
-            f"{position}); its own error stands above. Nothing of the event was written, everything handled before is "
-            "kept. Repair the function and start again: it goes on with this event."
+            f"{position}): see the error that caused this one. Nothing of the event was written, and everything "
+            "handled before is kept. Repair the function and start again: it goes on with this event."
         )
 
 

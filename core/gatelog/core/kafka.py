@@ -137,7 +137,7 @@ def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_
 
 
 def is_record(message: Message, properties: dict[str, str]) -> bool:
-    """Say whether a message is a record, and not an error that may be passed over; others are raised as by ``poll``."""
+    """Say whether a message is a record, and not an error that passes; other errors are raised as by ``poll``."""
     error = message.error()
     if error is None:
         return True

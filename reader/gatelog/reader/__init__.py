@@ -2,5 +2,6 @@
 
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscription import Subscription
+from gatelog.reader.subscriptions.projection import Projection
 
-__all__ = ["Reader", "Subscription"]
+__all__ = ["Projection", "Reader", "Subscription"]

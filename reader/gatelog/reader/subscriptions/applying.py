@@ -13,7 +13,8 @@ from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Checkpoi
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 
-Function: TypeAlias = Callable[[postgres.Connection, Sequence[RecordedEvent]], Awaitable[None]]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent]], Awaitable[None]]
 ATTEMPTS_MAX: Final = 8  # of a batch that collided with other transactions
 BACKOFF_S: Final = 0.02
 
@@ -31,7 +32,7 @@ class Applier:
     def __init__(
         self,
         projection: str,
-        connection: postgres.Connection,
+        connection: Connection,
         where: tuple[str, str],
         checkpoints: Checkpoints,
         function: Function,
@@ -65,7 +66,7 @@ class Applier:
                 await self._colliding(batch)
             except (PartitionLostError, PostgresUnavailableError):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is raised with the event that it fails on
                 cause = error.__cause__ if isinstance(error, _FunctionError) else error
                 if len(batch.events) <= 1:
                     raise self._failed(batch, error) from cause

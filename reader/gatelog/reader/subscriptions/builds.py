@@ -20,7 +20,8 @@ from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 from gatelog.reader.subscriptions.merge import Place
 
-SetUp: TypeAlias = Callable[[postgres.Connection], Awaitable[None]]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+SetUp: TypeAlias = Callable[[Connection], Awaitable[None]]
 State: TypeAlias = Literal["building", "live", "retired"]
 CLOSE_EVENTS: Final = 20_000  # behind the live build, from which the rest is worth waiting for
 SWITCH_WAIT_S: Final = 5.0  # that the live build may be stopped for
@@ -52,7 +53,7 @@ class Builds:
         self._sql = queries(PACKAGE, SQL_FILE, store)
 
     @asynccontextmanager
-    async def _deciding(self) -> AsyncIterator[postgres.Connection]:
+    async def _deciding(self) -> AsyncIterator[Connection]:
         """Open a transaction in which nobody else decides on builds."""
         connection = await postgres.connect(self._dsn, self._store, f"gatelog builds {self._projection}")
         try:
@@ -118,7 +119,7 @@ class Builds:
             return await self._building(connection, builds, version, set_up)
 
     async def _building(
-        self, connection: postgres.Connection, builds: list[Build], version: int, set_up: SetUp | None
+        self, connection: Connection, builds: list[Build], version: int, set_up: SetUp | None
     ) -> Build:
         begun = next((build for build in builds if build.state == "building"), None)
         if begun is not None:
@@ -130,9 +131,7 @@ class Builds:
         number = await self._begin(connection, version, "building", set_up)
         return next(build for build in await self._all(connection) if build.number == number)
 
-    async def _begin(
-        self, connection: postgres.Connection, version: int, state: State, set_up: SetUp | None
-    ) -> int:
+    async def _begin(self, connection: Connection, version: int, state: State, set_up: SetUp | None) -> int:
         number = int(await connection.fetchval(self._sql["add_build"], self._projection, version, state))
         if self._schema is not None:
             schema = _quoted(self.schema_of(number, state))
@@ -150,9 +149,7 @@ class Builds:
         """Return the schema of a build."""
         return f"{self._schema}" if state == "live" else f"{self._schema}_b{number}"
 
-    async def enter(
-        self, connection: postgres.Connection, number: int, state: State, *, is_local: bool = False
-    ) -> None:
+    async def enter(self, connection: Connection, number: int, state: State, *, is_local: bool = False) -> None:
         """Put the schema of a build first in the search path, for the transaction or for good."""
         if self._schema is not None:
             await connection.execute(
@@ -170,7 +167,7 @@ class Builds:
         async with self._deciding() as connection:
             return await self._all(connection)
 
-    async def _all(self, connection: postgres.Connection) -> list[Build]:
+    async def _all(self, connection: Connection) -> list[Build]:
         rows = await connection.fetch(self._sql["builds"], self._projection)
         return [Build(row["build"], row["version"], row["state"], row["since"], row["changed_at"]) for row in rows]
 
@@ -187,7 +184,7 @@ class Builds:
                 raise InvalidInputError(f"Projection {self._projection!r}: build {number} {why}.")
             await self._drop(connection, build)
 
-    async def _drop(self, connection: postgres.Connection, build: Build) -> None:
+    async def _drop(self, connection: Connection, build: Build) -> None:
         await connection.execute(self._sql["drop_build"], self._projection, build.number)
         if self._schema is not None:
             await connection.execute(
@@ -219,16 +216,16 @@ class Builds:
             await self._exchange(connection, live, builds[number])
             return True
 
-    async def _is_close(self, connection: postgres.Connection, live: int, number: int, events: int) -> bool:
+    async def _is_close(self, connection: Connection, live: int, number: int, events: int) -> bool:
         """Say whether a build is at most so many positions behind another one, in every partition."""
         there, here = await self._positions(connection, live), await self._positions(connection, number)
         return all(position <= here.get(place, 0) + events for place, position in there.items())
 
-    async def _positions(self, connection: postgres.Connection, number: int) -> dict[Place, int]:
+    async def _positions(self, connection: Connection, number: int) -> dict[Place, int]:
         rows = await connection.fetch(self._sql["checkpoints"], self._projection, number)
         return {(row["topic"], row["partition"]): row["position"] for row in rows}
 
-    async def _exchange(self, connection: postgres.Connection, live: Build, built: Build) -> None:
+    async def _exchange(self, connection: Connection, live: Build, built: Build) -> None:
         await connection.execute(self._sql["set_state"], self._projection, live.number, "retired")
         await connection.execute(self._sql["set_state"], self._projection, built.number, "live")
         await connection.execute(self._sql["dismiss"], self._projection, [live.number, built.number])

@@ -51,7 +51,7 @@ class Merge(Generic[T]):
         return len(self._held[place])
 
     def watch(self, place: Place, handled: int = 0) -> None:
-        """Wait for a partition too. What comes of it up to the position ``handled`` came before: it is passed over."""
+        """Wait for a partition too. What comes of it up to the position ``handled`` came before."""
         self._held[place] = deque()
         self._watermarks[place] = max(handled, self._upto)
         self._handled[place] = handled

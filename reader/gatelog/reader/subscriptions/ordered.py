@@ -1,10 +1,11 @@
 """Total order over everything, or some categories: one consumer of all partitions behind a merge by position.
 
-Idle partitions are waited for no longer than needed. Of a whole store, positions are gapless, and the next one is known
-when it is here. Of some categories, a position that is missing may be of another category, or late. To tell, the ends of
-the silent partitions are asked *after* a higher position was seen: ticks are published one after the other, so that
-everything below it had been written by then. When the consumer has come to these ends, nothing below will come any more.
-The ends are those behind uncommitted records: a tick's markers reach its partitions one by one.
+Idle partitions are waited for no longer than needed. Of a whole store, positions are gapless, and the next one is
+known when it is here. Of some categories, a position that is missing may be of another category, or late. To tell,
+the ends of the silent partitions are asked *after* a higher position was seen: ticks are published one after the
+other, so that everything below it had been written by then. When the consumer has come to these ends, nothing below
+will come any more. The ends are those behind uncommitted records: the markers of a tick reach its partitions one by
+one.
 """
 
 import asyncio
@@ -193,7 +194,7 @@ class TotalOrder:
 
     def _moved_all(self, events: list[RecordedEvent], upto: int, offsets: Mapping[Place, int]) -> Batch:
         """All partitions are at one position. Their numbers of events are not known apart: the first gets them."""
-        moves = {}
+        moves: dict[Place, Move] = {}
         for place, at in self._checkpoints.items():
             after = Checkpoint(max(upto, at.position), max(at.next_offset, offsets.get(place, at.next_offset)))
             moves[place] = Move(after, 0 if moves else len(events))
@@ -309,7 +310,7 @@ class TotalOrder:
             if not state.is_paused and (held > most or (is_full and held)):
                 state.is_paused = True
                 pause.append(TopicPartition(*place))
-            elif state.is_paused and (held < most // 4 and not is_full or not held):
+            elif state.is_paused and ((held < most // 4 and not is_full) or not held):
                 state.is_paused = False
                 resume.append(TopicPartition(*place))
         if pause:

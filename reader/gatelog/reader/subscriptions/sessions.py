@@ -6,17 +6,18 @@ of them in one total order; other members stand by until it has been silent for 
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import category_of, topic_of
+from gatelog.core.errors import PostgresUnavailableError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.reader.subscriptions.applying import Applier, Function
+from gatelog.reader.subscriptions.applying import Applier, Connection, Function
 from gatelog.reader.subscriptions.builds import Build, Builds
 from gatelog.reader.subscriptions.checkpoints import (
     PACKAGE,
@@ -68,7 +69,7 @@ class _Session:
         settings: Settings,
         plan: Plan,
         build: Build,
-        connection: postgres.Connection,
+        connection: Connection,
         target: postgres.Pool,
         store: postgres.Pool,
         dsn: str,
@@ -188,7 +189,7 @@ class PartitionSession(_Session):
             page: list[RecordedEvent] = []
             if after < upto:
                 page, after = await self._history.page(after, upto, self._plan.categories, self._plan.types)
-            await self._applier.apply(self._page(page, max(after, upto) if after >= upto else after))
+            await self._applier.apply(self._page(page, after))
             for place in [p for p, handover in self._handovers.items() if after >= handover.position]:
                 del self._handovers[place]
 
@@ -221,7 +222,9 @@ class PartitionSession(_Session):
             if gone:
                 handover = await self._history.handover(gone)
                 self._handovers |= dict.fromkeys(gone, handover)
-                _log.info("projection.history", projection=self._plan.name, partitions=len(gone), upto=handover.position)
+                _log.info(
+                    "projection.history", projection=self._plan.name, partitions=len(gone), upto=handover.position
+                )
             self._turn(places)
         begin = {place: self._checkpoints[place].next_offset for place in places}
         return begin | {p: max(begin[p], self._handovers[p].offsets[p]) for p in gone}
@@ -267,7 +270,8 @@ class OrderedSession(_Session):
         try:
             await self._work(me, stop)
         finally:
-            await self._execute("release_lease", me)
+            with suppress(PostgresUnavailableError):
+                await self._execute("release_lease", me)
 
     async def _work(self, me: object, stop: asyncio.Event) -> None:
         order = TotalOrder(self._settings, self._codec, self._history, self._plan.categories, self._meet)
@@ -296,11 +300,9 @@ class OrderedSession(_Session):
     async def _lease(self, me: object) -> bool:
         return bool(await self._execute("lease", me, LEASE_S))
 
-    async def _execute(self, statement: str, *arguments: object) -> list[object]:
+    async def _execute(self, statement: str, *arguments: object) -> Sequence[object]:
         with postgres.translated(self._settings.store, self._dsn):
-            return await self._target.fetch(
-                self._sql[statement], self._plan.name, self._build.number, *arguments
-            )
+            return await self._target.fetch(self._sql[statement], self._plan.name, self._build.number, *arguments)
 
 
 @asynccontextmanager

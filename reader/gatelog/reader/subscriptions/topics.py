@@ -6,15 +6,15 @@ from collections.abc import Collection
 from typing import Final
 
 from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
 
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of, topic_pattern
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.merge import Place
 
-_BEGINNING: Final = OffsetSpec.earliest()
-_END: Final = OffsetSpec.latest()
+_BEGINNING: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # annotated incompletely
+_END: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call] # annotated incompletely
 
 
 class Topics:
