@@ -88,6 +88,7 @@ class TotalOrder:
         self._partitions: dict[Place, _Partition] = {}
         self._missing: set[str] = set()  # wanted topics that do not exist: they may yet hold a lower position
         self._merge = Merge[_Held](0, gapless=categories is None)
+        self._has_caught_up = False
         self._held_bytes = 0
         self._unreadable = 0
         self._silence: _Silence | None = None
@@ -150,10 +151,9 @@ class TotalOrder:
     async def _know(self, topics: dict[str, int]) -> None:
         places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]
         new = [place for place in places if place not in self._checkpoints]
-        is_first = not self._checkpoints
         if new:
             self._checkpoints |= await self._meet(new)
-        if not is_first:  # else where to begin is not known yet
+        if self._has_caught_up:  # else where to begin is not known yet
             self._watch(new)
         missing = (self._topics.wanted or set()) - topics.keys()
         for topic in missing - self._missing:
@@ -189,7 +189,7 @@ class TotalOrder:
         merge = Merge[_Held](upto, gapless=self._categories is None)
         for topic in self._missing:
             merge.watch((topic, -1))
-        self._merge = merge
+        self._merge, self._has_caught_up = merge, True
         self._watch(list(self._checkpoints))
 
     def _moved_all(self, events: list[RecordedEvent], upto: int, offsets: Mapping[Place, int]) -> Batch:
