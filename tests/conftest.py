@@ -17,6 +17,7 @@ from typing import Protocol
 
 import asyncpg
 import pytest
+from support.projections import Connection, dropped_with_their_store
 from support.running import running
 
 from gatelog.console.store import initialise
@@ -155,6 +156,13 @@ async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[as
     connection = await asyncpg.connect(settings.dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def rows(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings) -> AsyncIterator[Connection]:
+    """A connection to read models in the store's database; their schemas go when the test is over."""
+    yield connection
+    await dropped_with_their_store(connection, settings)
 
 
 @pytest.fixture

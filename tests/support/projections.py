@@ -1,13 +1,18 @@
 """A read model that keeps what it was given: whatever is lost, doubled or out of order shows in its table."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TypeAlias
 
 import asyncpg
 
 from gatelog.core.settings import Settings
+from gatelog.producer import ANY, Producer
 from gatelog.reader import Projection
 from gatelog.schemas import RecordedEvent
+from support.models import Noted
+from support.waiting import until
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -57,3 +62,48 @@ async def _one_by_one(connection: Connection, events: Sequence[RecordedEvent], b
 
 def schema_of(name: str, settings: Settings) -> str:
     return f"{settings.store}_{name}"
+
+
+async def dropped_with_their_store(connection: Connection, settings: Settings) -> None:
+    """Remove the schemas of a store's read models."""
+    for row in await connection.fetch(
+        "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, $1 || '_')", settings.store
+    ):
+        await connection.execute(f'DROP SCHEMA "{row[0]}" CASCADE')
+
+
+@asynccontextmanager
+async def at_work(settings: Settings, *projections: Projection) -> AsyncIterator[None]:
+    """Run members until the block ends; one that fails fails the test."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as members:
+        for projection in projections:
+            members.create_task(projection.run(stop, settings))
+        try:
+            yield
+        finally:
+            stop.set()
+
+
+async def fill(producer: Producer, events: int, categories: Sequence[str] = ("Note", "Bill", "Page")) -> int:
+    """Append so many events, to some streams of each category."""
+    for number in range(events):
+        stream = f"{categories[number % len(categories)]}-{number % 7}"
+        await producer.append(stream, [Noted(text=str(number))], expected_version=ANY)
+    return events
+
+
+async def positions(rows: Connection, schema: str) -> list[int]:
+    """Return the positions that a read model holds, in the order in which they came."""
+    return [row[0] for row in await rows.fetch(f'SELECT position FROM "{schema}".seen ORDER BY nth')]
+
+
+async def has(rows: Connection, schema: str, events: int) -> None:
+    """Wait until a read model holds so many rows."""
+
+    async def is_there() -> bool:
+        with suppress(asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError):
+            return bool(await rows.fetchval(f'SELECT count(*) >= $1 FROM "{schema}".seen', events))
+        return False
+
+    await until(is_there, f"{events} events are in {schema}")

@@ -11,6 +11,7 @@ where records up to H are passed over (others than the indexer of their partitio
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,7 @@ from gatelog.schemas.envelope import RecordedEvent
 
 WAIT_INTERVAL_S: Final = 0.1
 COMPLAINT_INTERVAL_S: Final = 10.0
+INDEX_PATIENCE_S = 5.0  # with an index that does not move and lacks events; what Kafka does not have either is gone
 PAGE_EVENTS: Final = 5_000
 
 _log = logs.logger("history")
@@ -56,17 +58,42 @@ class History:
         """Fix where Kafka takes over in some partitions. ``lows``: the first offset that Kafka still has in each.
 
         Raises:
-            HistoryGoneError: records are gone from Kafka that were never indexed.
+            HistoryGoneError: records are gone from Kafka that the index lacks too.
             PostgresUnavailableError: no answer.
         """
-        with postgres.translated(self._store, self._dsn):
-            rows = await self._pool.fetch(self._sql["handover"])
+        found = await self._handover(lows)
+        if all(found.offsets[place] >= low for place, low in lows.items()):
+            return found
+        await self._nothing_is_lost(lows, found)
+        found = await self._handover(lows)
+        return Handover(found.position, {place: max(offset, lows[place]) for place, offset in found.offsets.items()})
+
+    async def _handover(self, lows: Mapping[Place, int]) -> Handover:
+        rows = await self._fetch("handover")
         known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-        offsets = {place: known.get(place, 0) for place in lows}
-        for place, offset in offsets.items():
-            if offset < lows[place]:
-                raise HistoryGoneError(*place, offset, f"up to offset {lows[place] - 1}, and never indexed")
-        return Handover(rows[0]["highest"], offsets)
+        return Handover(rows[0]["highest"], {place: known.get(place, 0) for place in lows})
+
+    async def _nothing_is_lost(self, lows: Mapping[Place, int], found: Handover) -> None:
+        """Wait until the index holds everything that was published.
+
+        Between an offset of the index and the first one of Kafka there may have been the end of a transaction, and
+        nothing else; nobody can look any more. But positions have no gaps: an event that was never indexed keeps the
+        frontier below it.
+        """
+        published = (await self._fetch("published"))[0][0]
+        frontier, moved_at = await self._source.frontier(), time.monotonic()
+        while frontier < published:
+            await asyncio.sleep(WAIT_INTERVAL_S)
+            if (now_at := await self._source.frontier()) > frontier:
+                frontier, moved_at = now_at, time.monotonic()
+            elif time.monotonic() - moved_at > INDEX_PATIENCE_S:
+                place = next(place for place, low in lows.items() if found.offsets[place] < low)
+                why = f"up to offset {lows[place] - 1}, and the index holds everything up to position {frontier} only"
+                raise HistoryGoneError(*place, found.offsets[place], why)
+
+    async def _fetch(self, statement: str) -> list[Any]:
+        with postgres.translated(self._store, self._dsn):
+            return await self._pool.fetch(self._sql[statement])
 
     async def complete(self, position: int, stop: asyncio.Event) -> None:
         """Wait until the index misses nothing up to a position. It was about to, unless the indexer has stopped."""

@@ -6,3 +6,7 @@ LEFT JOIN @store.indexed_offsets o ON true
 
 -- name: stream_at
 SELECT i.stream FROM @store.indexed_events i WHERE i.position = $1
+
+-- name: published
+-- The last position that can be in Kafka.
+SELECT r.position + r.pending_events FROM @store.relay r

@@ -183,7 +183,8 @@ class Projection:
             except (PostgresUnavailableError, KafkaUnavailableError) as error:
                 _log.warning("projection.interrupted", projection=self.name, error=str(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
-            except HistoryGoneError:
+            except HistoryGoneError as error:
+                _log.info("projection.again", projection=self.name, reason=str(error))
                 if (gone := gone + 1) > 1:
                     raise  # the index was asked, and does not have it either
 
