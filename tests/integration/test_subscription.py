@@ -11,7 +11,7 @@ from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.producer.relay import Relay
-from gatelog.reader import Reader, Subscription
+from gatelog.reader import Failures, Reader, Subscription
 from gatelog.schemas import Event, NewEvent, RecordedEvent
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -122,4 +122,4 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(InvalidInputError):
         Subscription("")
     with pytest.raises(InvalidInputError, match="must be an async function"):
-        Subscription("x").on(Noted)(lambda _event: None)  # type: ignore[type-var] # this is the point
+        Subscription("x").on("Noted")(lambda _event: None)  # type: ignore[type-var] # this is the point

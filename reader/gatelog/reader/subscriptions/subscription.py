@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
@@ -25,7 +25,10 @@ from gatelog.schemas.registry import PostgresRegistry
 
 RETRY_INTERVAL_S: Final = 1.0
 
-HandlerT = TypeVar("HandlerT", bound=Callable[[Any], Awaitable[object]])
+EventT = TypeVar("EventT", bound=Event)
+OtherT = TypeVar("OtherT", bound=Event)
+AnyHandlerT = TypeVar("AnyHandlerT", bound=Callable[[RecordedEvent[Any]], Awaitable[object]])
+TypedHandler: TypeAlias = Callable[[RecordedEvent[EventT]], Awaitable[object]]
 
 _log = logs.logger("subscription")
 
@@ -74,17 +77,34 @@ class Subscription:
         self._handlers: dict[str, Handler] = {}
         self._fallback: Handler | None = None
 
-    def on(self, *types: type[Event] | str) -> Callable[[HandlerT], HandlerT]:
+    @overload
+    def on(self, *types: str) -> Callable[[AnyHandlerT], AnyHandlerT]: ...
+
+    @overload
+    def on(self, one: type[EventT], /) -> Callable[[TypedHandler[EventT]], TypedHandler[EventT]]: ...
+
+    @overload
+    def on(
+        self, one: type[EventT], two: type[OtherT], /
+    ) -> Callable[[TypedHandler[EventT | OtherT]], TypedHandler[EventT | OtherT]]: ...
+
+    @overload
+    def on(
+        self, one: type[Event], two: type[Event], three: type[Event], /, *more: type[Event]
+    ) -> Callable[[AnyHandlerT], AnyHandlerT]: ...
+
+    def on(self, *types: type[Event] | str) -> Callable[[AnyHandlerT], AnyHandlerT]:
         """Register an async handler for event types; without types, for all that no other handler takes.
 
         Events of other types pass by undecoded. A handler returns nothing, or returns or raises ``Retry``, ``Park``,
-        ``Skip`` or ``Stop``; about other exceptions, ``failures`` decides.
+        ``Skip`` or ``Stop``; about other exceptions, ``failures`` decides. Annotated with
+        ``RecordedEvent[OrderPlaced]``, it is checked against the model, and so is what it does with ``event.data``.
 
         Raises:
             InvalidInputError: it is not an async function, or a type has a handler already.
         """
 
-        def register(handler: HandlerT) -> HandlerT:
+        def register(handler: AnyHandlerT) -> AnyHandlerT:
             is_async: bool = inspect.iscoroutinefunction(handler)  # on a line of its own: it would narrow the type
             if not is_async:
                 raise InvalidInputError(
