@@ -340,7 +340,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - what is done about it is the point
             result = error
             trace = traceback.format_exc()
-        if result is None:
+        if result is None and item.entry is None:
             self._close(key, item)
         else:
             await self._follow(key, item, event, result, trace)
@@ -352,7 +352,7 @@ class Engine:
         where = {"subscription": self._plan.subscription, "stream": event.stream, "version": event.version}
         match verdict:
             case Done():
-                self._close(key, item)
+                await self._settle(key, item)
             case Later(delay_s):
                 self.counts.failed += 1
                 _log.warning(
@@ -367,12 +367,25 @@ class Engine:
             case Skipped(reason):
                 self.counts.skipped += 1
                 _log.warning("event.skipped", **where, attempts=attempts, reason=reason)
-                self._close(key, item)
+                await self._settle(key, item)
             case Stopped(handled, error):
                 _log.warning("subscription.stopped_by_handler", **where, reason=repr(result))
                 if handled:
-                    self._close(key, item)
+                    await self._settle(key, item)
                 self._fail(error)
+
+    async def _settle(self, key: object, item: _Item) -> None:
+        """The event is handled. That of a replay is so only when the parked topic says it."""
+        if item.entry is None:
+            self._close(key, item)
+            return
+        event_id = item.entry.event_id
+        if await self._persist(lambda: self._parker.settle(event_id), item):
+            self.counts.replayed += 1
+            self._close(key, item)
+            self._schedule_replays()
+        else:
+            self._abandon(key, item)
 
     def _close(self, key: object, item: _Item) -> None:
         """The event is done with."""

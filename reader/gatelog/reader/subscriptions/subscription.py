@@ -17,6 +17,7 @@ from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import parked_topic_of
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining, Place
+from gatelog.reader.subscriptions.standing import Standing, standings
 from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
@@ -129,6 +130,20 @@ class Subscription:
     def group_of(self, store: str) -> str:
         """Return the name of its consumer group in Kafka."""
         return f"gatelog.{store}.sub.{self.name}"
+
+    async def standing(self, settings: Settings | None = None) -> Standing | None:
+        """Return where it stands: lag in positions and seconds, members, parked events. None: it never ran.
+
+        Raises:
+            PostgresUnavailableError: no answer.
+        """
+        settings = settings or Settings.load()
+        connection = await postgres.connect(settings.dsn, settings.store, f"gatelog subscription {self.name}")
+        try:
+            found = await standings(settings, connection)
+        finally:
+            await connection.close()
+        return next((each for each in found if each.name == self.name), None)
 
     async def run(
         self, stop: asyncio.Event, settings: Settings | None = None, *, concurrency: int | None = None
