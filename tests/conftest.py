@@ -125,7 +125,11 @@ async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[S
 
 def _delete_topics(settings: Settings) -> None:
     admin = kafka.admin(settings.kafka_properties)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{settings.store}.")]
+    names = [
+        name
+        for name in admin.list_topics(timeout=10).topics
+        if name.startswith((f"{settings.store}.", f"{settings.store}-"))
+    ]
     if names:
         for future in admin.delete_topics(names).values():
             future.exception(timeout=30)

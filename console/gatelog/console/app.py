@@ -7,7 +7,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, reconciling, running, services, store
+from gatelog.console import consuming, demo, events, imports, parked, reconciling, running, services, store
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
+app.add_typer(parked.app, name="parked")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -48,6 +49,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    consuming.consume,
     reconciling.reconcile,
     events.append,
     events.read,

@@ -287,6 +287,45 @@ class ProjectionFailedError(GatelogError):
         )
 
 
+# --- subscriptions ---------------------------------------------------------------------------------
+
+
+class HandlerTimeoutError(GatelogError):
+    """A handler was given up because it took too long."""
+
+    retryable = True
+    exit_code = 12
+
+    def __init__(self, stream: str, version: int, timeout_s: float) -> None:
+        self.stream, self.version, self.timeout_s = stream, version, timeout_s
+        super().__init__(
+            f"The handler of {stream!r} version {version} took over {timeout_s:g} s (handler_timeout_s)."
+        )
+
+
+class ParkedFullError(GatelogError):
+    """As many events of a subscription are parked as may be: it stops, and skips nothing."""
+
+    exit_code = 6
+
+    def __init__(self, subscription: str, limit: int) -> None:
+        self.subscription, self.limit = subscription, limit
+        super().__init__(
+            f"Subscription {subscription!r}: {limit:,} events are parked, the bound (parked_events_max). Something "
+            "is wrong with more than single events: see `gatelog parked list`; replay or drop, then start again."
+        )
+
+
+class ParkedNotFoundError(GatelogError):
+    """No such event is parked."""
+
+    exit_code = 10
+
+    def __init__(self, subscription: str, what: str) -> None:
+        self.subscription, self.what = subscription, what
+        super().__init__(f"Subscription {subscription!r}: {what} is not parked. See `gatelog parked list`.")
+
+
 # --- reading and schemas ---------------------------------------------------------------------------
 
 

@@ -11,9 +11,9 @@ from gatelog.core import migrations, postgres
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
-from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Source
+from gatelog.reader.source import LogFilter, PostgresSource, Source
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent
+from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent, Row
 from gatelog.schemas.event import Event
 from gatelog.schemas.registry import PostgresRegistry
 
@@ -183,15 +183,11 @@ class Reader:
 
     async def _events(self, rows: Sequence[Row]) -> list[RecordedEvent]:
         await self._codec.warm({row[SCHEMA_ID] for row in rows})
-        return [_event(row, self._codec) for row in rows]
+        codec = self._codec
+        return [RecordedEvent(row, codec) for row in rows]
 
 
 def _checked_limit(limit: int | None) -> int:
     if limit is not None and limit < 0:
         raise InvalidInputError(f"limit is {limit}; it must not be negative.")
     return VERSION_MAX if limit is None else limit
-
-
-def _event(row: Row, codec: Codec) -> RecordedEvent:
-    fields: tuple[Any, ...] = (*row, codec)
-    return RecordedEvent(*fields)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import orjson
@@ -11,9 +11,8 @@ import orjson
 from gatelog.core import postgres
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.schemas.envelope import Row
 
-Row: TypeAlias = Sequence[Any]  # the fields of RecordedEvent in their order, without the codec
-SCHEMA_ID: Final = 10  # place of schema_id in a row
 _PACKAGE: Final = "gatelog.reader"
 
 

@@ -8,8 +8,9 @@ import orjson
 
 from gatelog.core.domain import category_of
 from gatelog.indexer.rows import json_of
-from gatelog.reader.source import LogFilter, Row
+from gatelog.reader.source import LogFilter
 from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import Row
 from gatelog.testing.gate import Log, Stored
 
 

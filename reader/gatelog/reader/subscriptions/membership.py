@@ -51,6 +51,7 @@ class Membership:
             SettingsError: Kafka is not configured, or refused the credentials.
         """
         member = cls(settings, joining, codec, owner)
+        owner.bind(member)
         member._poller.start()
         try:
             yield member
@@ -113,6 +114,15 @@ class Membership:
     def assigned(self) -> frozenset[Place]:
         """The partitions that are ours now."""
         return frozenset(self._poller.assigned)
+
+    @property
+    def events_max(self) -> int:
+        """How many events may be in hand."""
+        return self._joining.events_max
+
+    def acknowledged(self, place: Place) -> int:
+        """Return the offset of a partition of ours that Kafka has last said to be committed; -1: none yet."""
+        return self._poller.acknowledged.get(place, -1)
 
     @property
     def in_hand(self) -> int:

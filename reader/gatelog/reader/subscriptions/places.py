@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from confluent_kafka import TopicPartition
 
 from gatelog.core.domain import topic_of
 from gatelog.schemas.envelope import RecordedEvent
+
+if TYPE_CHECKING:
+    from gatelog.reader.subscriptions.membership import Membership
 
 Place: TypeAlias = tuple[str, int]  # topic, partition
 Offsets: TypeAlias = Mapping[Place, int]  # the next offset to read, or the one after the last that is done
@@ -48,6 +51,10 @@ class Joining:
 
 class Owner(Protocol):
     """Who uses a membership, and is asked when partitions come and go. Called in the event loop, one at a time."""
+
+    def bind(self, member: "Membership") -> None:
+        """Take note of the membership that will ask; called once, first."""
+        ...
 
     async def assigned(self, places: Sequence[Place]) -> Offsets:
         """Return where to begin to read each of ``places``, which are ours from now on."""

@@ -72,6 +72,7 @@ class Poller:
         """Make the consumer; ``start`` joins. Called in the event loop, whose owner is asked there."""
         self.protocol = protocol
         self.assigned: dict[Place, int] = {}  # with the number of the assignment
+        self.acknowledged: dict[Place, int] = {}  # what was committed of them
         self.failure: BaseException | None = None
         self.polled_at = time.monotonic()
         self._settings = settings
@@ -391,8 +392,13 @@ class Poller:
         gone = set(places)
         self.assigned = {place: number for place, number in self.assigned.items() if place not in gone}
         self._paused -= gone
+        for place in gone:
+            self.acknowledged.pop(place, None)
 
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            if error is None and each.error is None:
+                self.acknowledged[each.topic, each.partition] = each.offset
         failed = error or next((each.error for each in partitions if each.error is not None), None)
         if failed is not None and failed.code() != KafkaError._NO_OFFSET:
             refused = failed.code() in _STALE
