@@ -8,7 +8,7 @@ from typing import Final
 from gatelog.core.errors import InvalidInputError
 from gatelog.reader import cursor as cursors
 from gatelog.reader.log_query import POSITION_MAX, LogQuery
-from gatelog.reader.paging import pages
+from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.source import Source
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
@@ -46,10 +46,15 @@ class Query:
             PostgresUnavailableError: no answer.
         """
         limit = POSITION_MAX if self._limit is None else self._limit
-        async with aclosing(pages(self._behind, limit, self._rows_max)) as found:
-            async for page in found:
-                for event in page:
-                    yield event
+        rows = min(limit, FIRST_ROWS, self._rows_max)
+        first = await self._events(self._query.start, rows) if rows else []
+        for event in first:
+            yield event
+        if first and len(first) == rows:
+            async with aclosing(pages_behind(first, self._behind, limit - rows, self._rows_max)) as pages:
+                async for page in pages:
+                    for event in page:
+                        yield event
 
     async def page(self, size: int, cursor: str | None = None) -> Page:
         """Return up to ``size`` events, behind ``cursor`` or from the start, and the cursor of the next page.
@@ -80,8 +85,8 @@ class Query:
         rows = EXPLAINED_ROWS if self._limit is None else min(self._limit, EXPLAINED_ROWS)
         return await self._source.explain(self._query, rows, analyze=analyze)
 
-    async def _behind(self, event: RecordedEvent | None, rows: int) -> list[RecordedEvent]:
-        return await self._events(self._query.start if event is None else _position(event), rows)
+    async def _behind(self, event: RecordedEvent, rows: int) -> list[RecordedEvent]:
+        return await self._events(_position(event), rows)
 
     async def _events(self, after: int, rows: int) -> list[RecordedEvent]:
         found = await self._source.log(self._query, after, rows)

@@ -12,7 +12,7 @@ from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.reader.log_query import LogQuery, log_query
-from gatelog.reader.paging import pages
+from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.query import Query
 from gatelog.reader.source import PostgresSource, Source
 from gatelog.reader.where import Where
@@ -81,19 +81,24 @@ class Reader:
         check_stream_id(stream)
         lowest, highest = from_version or 1, to_version or VERSION_MAX
 
-        async def behind(event: RecordedEvent | None, rows: int) -> list[RecordedEvent]:
-            low, high = lowest, highest
-            if event is not None:
-                low, high = (low, event.version - 1) if backward else (event.version + 1, high)
-            if low > high:
-                return []
-            found = await self._stream(stream, low, high, rows, backward=backward)
-            if not found and event is None and not await self.version(stream):
-                raise StreamNotFoundError(stream)
-            return found
+        left = _checked_limit(limit)
+        rows = min(left, FIRST_ROWS, self._settings.read_rows_max)
+        if lowest > highest or rows == 0:
+            return
+        first = await self._stream(stream, lowest, highest, rows, backward=backward)
+        if not first and not await self.version(stream):
+            raise StreamNotFoundError(stream)
+        for event in first:
+            yield event
+        if len(first) < rows:
+            return
 
-        async with aclosing(pages(behind, _checked_limit(limit), self._settings.read_rows_max)) as found:
-            async for page in found:
+        async def behind(event: RecordedEvent, rows: int) -> list[RecordedEvent]:
+            low, high = (lowest, event.version - 1) if backward else (event.version + 1, highest)
+            return await self._stream(stream, low, high, rows, backward=backward) if low <= high else []
+
+        async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
+            async for page in pages:
                 for event in page:
                     yield event
 

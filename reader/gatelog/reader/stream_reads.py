@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import asyncpg
+
 from gatelog.core import postgres
 from gatelog.core.settings import Settings
 from gatelog.schemas.envelope import Row
@@ -29,23 +31,23 @@ class StreamRead(NamedTuple):
 
 
 class StreamReads:
-    """Reads in one direction, through connections that it keeps for them."""
+    """Reads in one direction, over up to ``FLIGHTS_MAX`` connections of their own and, for many rows, the pool's."""
 
     def __init__(self, settings: Settings, pool: postgres.Pool, one: str, many: str) -> None:
-        """Read with the statements ``one`` and ``many``; connections are taken from ``pool`` when needed."""
+        """Read with the statements ``one`` and ``many``; connections are opened when they are needed."""
         self._settings = settings
         self._pool = pool
         self._one, self._many = one, many
-        self._idle: list[postgres.PooledConnection] = []
+        self._idle: list[asyncpg.Connection[asyncpg.Record]] = []
         self._flights = 0
         self._waiting: list[tuple[StreamRead, asyncio.Future[Sequence[Row]]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Finish what is under way, and give the connections back."""
+        """Finish what is under way, and close the connections."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._idle:
-            await self._pool.release(self._idle.pop())
+            await self._idle.pop().close(timeout=postgres.CONNECT_TIMEOUT_S)
 
     async def read(self, wanted: StreamRead) -> Sequence[Row]:
         """Return the rows of a read.
@@ -100,18 +102,22 @@ class StreamReads:
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         """Use a connection that is kept: taking one from a pool, and giving it back, costs as much as ten rows."""
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            connection = self._idle.pop() if self._idle else await self._pool.acquire()
-            try:
-                while connection.is_closed():
-                    await self._pool.release(connection)
-                    connection = await self._pool.acquire()
+        settings = self._settings
+        while self._idle and self._idle[-1].is_closed():
+            self._idle.pop()
+        connection = self._idle.pop() if self._idle else await _connected(settings)
+        try:
+            with postgres.translated(settings.store, settings.dsn):
                 found: Sequence[Any] = await connection.fetch(statement, *arguments)
-            except BaseException:
-                await self._pool.release(connection)
-                raise
-            self._idle.append(connection)
-            return found
+        except BaseException:
+            connection.terminate()
+            raise
+        self._idle.append(connection)
+        return found
+
+
+async def _connected(settings: Settings) -> "asyncpg.Connection[asyncpg.Record]":
+    return await postgres.connect(settings.dsn, settings.store, "gatelog reader")
 
 
 def _apart(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
