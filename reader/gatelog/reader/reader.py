@@ -14,7 +14,7 @@ from gatelog.core.settings import Settings
 from gatelog.reader.log_query import LogQuery, log_query
 from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.query import Query
-from gatelog.reader.source import PostgresSource, Source
+from gatelog.reader.source import PostgresSource, Source, prepare_session
 from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
@@ -48,7 +48,9 @@ class Reader:
             StoreNotInitialisedError: ``gatelog init`` has not been run.
         """
         settings = settings or Settings.load()
-        async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
+        async with postgres.pool(
+            settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX, prepare_session
+        ) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, _TABLES_OF)
