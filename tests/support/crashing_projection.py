@@ -60,7 +60,18 @@ def _run(
     sessions.BATCH_EVENTS_MAX = 20  # type: ignore[misc] # more batches, more moments
     if point is not None:
         _lie_in_wait(point, nth, number)
-    asyncio.run(services.run_until_signal(keeping("crashing", settings, by, order=order)))
+    asyncio.run(services.run_until_signal(_Member(settings, order, by)))
+
+
+class _Member:
+    name = "projection"
+
+    def __init__(self, settings: Settings, order: Literal["partition", "total"], by: str) -> None:
+        self._settings = settings
+        self._projection = keeping("crashing", settings, by, order=order)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._projection.run(stop, self._settings)
 
 
 def _lie_in_wait(point: str, nth: int, number: signal.Signals) -> None:

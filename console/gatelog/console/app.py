@@ -7,7 +7,19 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import consuming, demo, events, imports, parked, reconciling, running, services, store
+from gatelog.console import (
+    consuming,
+    demo,
+    events,
+    imports,
+    indexing,
+    parked,
+    projections,
+    reconciling,
+    running,
+    services,
+    store,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -40,6 +52,9 @@ app = typer.Typer(
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
 app.add_typer(parked.app, name="parked")
+app.add_typer(projections.app, name="projection")
+index = typer.Typer(help="Work on the index.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(index, name="index")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -59,6 +74,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
+index.command()(indexing.fields)
 
 
 def main() -> None:

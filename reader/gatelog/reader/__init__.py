@@ -1,13 +1,18 @@
 """Streams, queries and subscriptions."""
 
+from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
 from gatelog.reader.subscriptions.projection import Projection
+from gatelog.reader.where import Condition, field
 
 __all__ = [
+    "Condition",
     "Failures",
+    "Page",
     "Park",
     "Projection",
+    "Query",
     "Reader",
     "Retry",
     "Skip",
@@ -15,5 +20,6 @@ __all__ = [
     "Start",
     "Stop",
     "Subscription",
+    "field",
     "standings",
 ]

@@ -21,10 +21,11 @@ from gatelog.core.errors import HistoryGoneError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row
+from gatelog.reader.log_query import LogQuery
+from gatelog.reader.source import PostgresSource
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent
+from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent, Row
 
 WAIT_INTERVAL_S: Final = 0.1
 COMPLAINT_INTERVAL_S: Final = 10.0
@@ -113,10 +114,10 @@ class History:
         Raises:
             PostgresUnavailableError: no answer.
         """
-        wanted = LogFilter(
-            None if categories is None else sorted(categories), None if types is None else sorted(types)
+        wanted = LogQuery(
+            None if categories is None else tuple(sorted(categories)), None if types is None else tuple(sorted(types))
         )
-        rows = await self._source.log(after, wanted, PAGE_EVENTS)
+        rows = await self._source.log(wanted, after, PAGE_EVENTS)
         events = [
             event for event in await self._events(rows) if event.position is not None and event.position <= upto
         ]
@@ -126,9 +127,4 @@ class History:
 
     async def _events(self, rows: Sequence[Row]) -> list[RecordedEvent]:
         await self._codec.warm({row[SCHEMA_ID] for row in rows})
-        return [_event(row, self._codec) for row in rows]
-
-
-def _event(row: Row, codec: Codec) -> RecordedEvent:
-    fields: tuple[Any, ...] = (*row, codec)
-    return RecordedEvent(*fields)
+        return [RecordedEvent(row, self._codec) for row in rows]

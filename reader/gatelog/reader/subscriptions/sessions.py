@@ -213,6 +213,9 @@ class PartitionSession(_Session):
 
     # --- partitions come and go (see ``Owner``) -----------------------------------------------------
 
+    def bind(self, member: Membership) -> None:
+        """Nothing is asked of the membership here."""
+
     async def assigned(self, places: Sequence[Place]) -> Offsets:
         """Claim partitions; go on where Postgres says, or where the index hands over."""
         lows = await self._topics.beginnings(places)
