@@ -72,7 +72,7 @@ async def test_killed_at_every_point(
     async with appending(producer) as done:
         for _ in range(rounds):
             for point in points:
-                with member(patient, order, "victim", point, chance.randint(1, 8)) as process:
+                with member(patient, order, "victim", point, chance.randint(1, 4)) as process:
                     await dead(process)
     with member(patient, order, "last"):
         await judge(rows, patient, done[0], order)
@@ -90,7 +90,9 @@ async def test_frozen_until_another_has_taken_over_and_then_awake(
     """faults.md row 28: what it had in hand is refused, in whatever state of its transaction it was."""
     await keeping(SCHEMA, patient, order=order).prepare(patient)
     schema = schema_of(SCHEMA, patient)
-    points = POINTS[:3] if order == "total" or long else ["written"]
+    points = (
+        POINTS[:3] if long else ["batch" if order == "total" else "written"]
+    )  # outside and inside its transaction
     async with appending(producer) as done:
         for point in points:
             with member(patient, order, "zombie", point, 3, signal.SIGSTOP) as zombie:

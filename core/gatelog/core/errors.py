@@ -274,14 +274,14 @@ class ProjectionReplacedError(GatelogError):
 
 
 class ProjectionFailedError(GatelogError):
-    """A projection's function raised an error. The event was not handled, nor was any after it in its batch."""
+    """The function of a projection or transform raised an error. The event was not handled, nor was any after it."""
 
     exit_code = 9
 
     def __init__(self, projection: str, stream: str, version: int, position: int | None, event_type: str) -> None:
         self.projection, self.stream, self.version, self.position = projection, stream, version, position
         super().__init__(
-            f"Projection {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
+            f"The function of {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
             f"{position}): see the error that caused this one. Nothing of the event was written, and everything "
             "handled before is kept. Repair the function and start again: it goes on with this event."
         )

@@ -4,11 +4,13 @@ from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
 from gatelog.reader.subscriptions.projection import Projection
+from gatelog.reader.subscriptions.transform import Outgoing, Transform
 from gatelog.reader.where import Condition, field
 
 __all__ = [
     "Condition",
     "Failures",
+    "Outgoing",
     "Page",
     "Park",
     "Projection",
@@ -20,6 +22,7 @@ __all__ = [
     "Start",
     "Stop",
     "Subscription",
+    "Transform",
     "field",
     "standings",
 ]
