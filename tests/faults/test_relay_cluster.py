@@ -15,7 +15,7 @@ from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import tail
+from gatelog.core import tail
 
 
 @pytest.fixture(scope="module")

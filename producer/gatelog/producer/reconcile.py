@@ -14,14 +14,14 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres
+from gatelog.core import migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.tail import Offsets
 from gatelog.producer.findings import Findings, Streak
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
-from gatelog.producer.relay.tail import Offsets
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of

@@ -85,7 +85,7 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
         if first is None:
             raise KafkaUnavailableError(
                 f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of {_named(missing)}. "
-                "What was published cannot be told before that. If brokers are well, somebody else has a "
+                "Nothing can be told before that. If brokers are well, somebody else has a "
                 "transaction open there: nothing that follows it can be read until it ends."
             )
         records = []
@@ -97,8 +97,8 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
                 _take_off(missing, message)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise LogMismatchError(
-                    f"Topic {message.topic()!r} partition {message.partition()}: records that the relay has not "
-                    f"checked are gone from Kafka ({error.str()}). Nothing was changed."
+                    f"Topic {message.topic()!r} partition {message.partition()}: records that were not "
+                    f"read yet are gone from Kafka ({error.str()}). Nothing was changed."
                 )
             else:
                 raise KafkaException(error)
