@@ -23,12 +23,12 @@ class Batch:
 
     rows: list[Row] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)  # of the rows
-    unreadable: list[Row] = field(default_factory=list)
+    unreadable: dict[tuple[Place, int], Row] = field(default_factory=dict)  # by place and offset: kept once
     upto: dict[Place, int] = field(default_factory=dict)  # next offset
 
     def keep(self, message: Message, reason: str) -> None:
         """Set a record aside, as it is, and say so."""
-        self.unreadable.append(unreadable_row(message, reason))
+        self.unreadable[place_of(message)] = unreadable_row(message, reason)
         _log.error(
             "record.unreadable",
             topic=message.topic(),

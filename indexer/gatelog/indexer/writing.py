@@ -62,7 +62,9 @@ class Writer:
                         "this one's assignment is stale. It wrote nothing and joins the group again."
                     )
                 await self._copy(connection, "events", COLUMNS, batch.rows)
-                await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, batch.unreadable)
+                await self._copy(
+                    connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values())
+                )
             await connection.execute(self._sql["frontier"])
 
     async def _set_doubles_aside(self, batch: Batch) -> None:
