@@ -62,6 +62,7 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Gene
         properties,
         group_id="gatelog-recovery",  # never committed to
         enable_auto_commit=False,
+        fetch_wait_max_ms=50,  # an end is said to be one after so long
         enable_partition_eof=True,  # the last offset may be a marker: only this tells the end
         auto_offset_reset="error",  # a missing record is named, never jumped over
         isolation_level="read_committed",

@@ -158,6 +158,7 @@ class _Rebuild:
         known = await self._fresh.live_frontier()
         await self._catch_up(writer)
         self._refuse_less(await self._compared(0, known))
+        self._report("switch", 0, 1)
         while not await self._switched(writer, known):
             await asyncio.sleep(WAIT_S)
             await self._catch_up(writer)
