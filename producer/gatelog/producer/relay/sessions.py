@@ -40,8 +40,8 @@ async def connect(dsn: str, store: str) -> postgres.Connection:
     _log.warning(
         "relay.pooled",
         postgres=postgres.where(dsn),
-        hint="A pooler in transaction mode: notifications do not arrive, so the relay polls (poll_interval_s); it leads "
-        "by a lease instead of a lock. A DSN that goes to Postgres directly is faster.",
+        hint="A pooler in transaction mode: notifications do not arrive, so the relay polls (poll_interval_s). It "
+        "leads by a lease instead of a lock. A DSN that goes to Postgres directly is faster.",
     )
     return await postgres.connect_lent(dsn, store, "gatelog relay")
 
