@@ -83,7 +83,8 @@ class _Session:
         codec = Codec(PostgresRegistry(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
-        self._next: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
+        self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
@@ -103,29 +104,49 @@ class _Session:
         )
 
     async def close(self) -> None:
+        await self._written()
         await asyncio.to_thread(self._consumer.close)
+        if self._writing is not None:
+            await self._writing  # it may have failed
 
     async def run_once(self) -> int:
-        """Index what has arrived; return the number of records."""
+        """Index what has arrived; return the number of records.
+
+        Postgres writes a batch while the next one is fetched and read. One is written after the other.
+        """
         rows_max = self._settings.index_rows_max
         messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        if not messages:
-            return 0
         batch = await self._reader.read(messages, self._next)
-        await self._writer.write(batch, self._next)
-        self._next.update(batch.upto)
+        if self._writing is not None and (messages or self._writing.done()):
+            writing, self._writing = self._writing, None
+            await writing
+        if batch.upto:
+            since = dict(self._next)
+            self._next.update(batch.upto)
+            self._writing = asyncio.create_task(self._writer.write(batch, since))
         return len(messages)
+
+    async def _written(self) -> None:
+        """Wait until nothing is being written; whether it failed is for ``run_once`` to find."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""
+        self._settle()
         places = [(p.topic, p.partition) for p in partitions]
         self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
         consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called in the polling thread. Who has the partitions next finds what we were writing."""
+        self._settle()
         self._next = {}
         _log.info("indexer.revoked", partitions=len(partitions))
+
+    def _settle(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
 
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
         topics, numbers = [topic for topic, _ in places], [p for _, p in places]
