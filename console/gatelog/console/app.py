@@ -7,7 +7,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, indexing, reconciling, running, services, store
+from gatelog.console import demo, events, imports, indexing, reconciling, republishing, running, services, store
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -50,6 +50,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.relay,
     running.indexer,
     reconciling.reconcile,
+    republishing.republish,
     events.append,
     events.read,
     events.tail,

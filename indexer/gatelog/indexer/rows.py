@@ -29,6 +29,7 @@ COLUMNS: Final = (
     "data_json",
 )
 POSITION, STREAM, VERSION, EVENT_ID = range(4)  # places in a row
+TYPE, SCHEMA_ID, DATA = 5, 6, 12
 UNREADABLE_COLUMNS: Final = ("topic", "partition", "offset", "reason", "key", "value", "headers")
 
 Row = tuple[object, ...]
