@@ -7,7 +7,18 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, indexing, reconciling, republishing, running, services, store
+from gatelog.console import (
+    demo,
+    events,
+    imports,
+    indexing,
+    reconciling,
+    republishing,
+    running,
+    services,
+    store,
+    verifying,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -51,6 +62,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.indexer,
     reconciling.reconcile,
     republishing.republish,
+    verifying.verify,
     events.append,
     events.read,
     events.tail,

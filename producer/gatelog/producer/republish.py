@@ -88,8 +88,8 @@ class Plan:
             found.append(f"The order of {self.disordered:,} events that were never indexed cannot be told any more.")
         found += [
             f"Topic {topic.topic!r} lacks {topic.misplaced:,} events before others that it holds: appending them "
-            "would break the order. Let the indexer come to the end of the topic, delete it (kafka-topics --delete --topic "
-            f"{topic.topic}), and run `gatelog republish` again."
+            "would break the order. Let the indexer come to the end of the topic, delete it (kafka-topics --delete "
+            f"--topic {topic.topic}), and run `gatelog republish` again."
             for topic in self.topics
             if topic.misplaced
         ]
