@@ -7,7 +7,19 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, index_fields, indexing, reconciling, running, services, store
+from gatelog.console import (
+    demo,
+    events,
+    imports,
+    index_fields,
+    indexing,
+    reconciling,
+    republishing,
+    running,
+    services,
+    store,
+    verifying,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -50,6 +62,8 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.relay,
     running.indexer,
     reconciling.reconcile,
+    republishing.republish,
+    verifying.verify,
     events.append,
     events.read,
     events.tail,

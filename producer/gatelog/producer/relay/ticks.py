@@ -48,11 +48,12 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Events that are published together; the first has position ``first``, the others follow."""
+    """Events that are published together: at the positions from ``first`` on, or at ``positions``."""
 
     number: int
     first: int
     rows: Sequence[asyncpg.Record]
+    positions: Sequence[int] | None = None
 
 
 class Ticks:
