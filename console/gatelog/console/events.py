@@ -22,7 +22,7 @@ from gatelog.reader import Reader
 from gatelog.schemas import Event, NewEvent, RecordedEvent
 from gatelog.schemas.event import model_of
 from gatelog.schemas.from_avro import model_from
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 TAIL_INTERVAL_S: Final = 0.2
 _EXPECTED: Final = {"any": ANY, "no-stream": NO_STREAM, "exists": STREAM_EXISTS}

@@ -20,7 +20,7 @@ from gatelog.producer.findings import Findings
 from gatelog.producer.reconcile import reconciliation
 from gatelog.schemas import RecordedEvent
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 DISAGREE: Final = 8
 

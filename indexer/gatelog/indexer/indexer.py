@@ -36,7 +36,7 @@ from gatelog.indexer.rows import (
 )
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0

@@ -20,7 +20,7 @@ from gatelog.producer.loading import chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 _LOAD_TURN_EVENTS: Final = 200  # that are encoded before a load lets other tasks have the event loop
 

@@ -15,7 +15,7 @@ from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Sou
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 CONNECTIONS_MAX: Final = 10
 WAIT_INTERVAL_S: Final = 0.01

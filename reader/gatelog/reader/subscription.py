@@ -19,7 +19,7 @@ from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 POLL_S: Final = 0.25
 BATCH_MAX: Final = 1_000
