@@ -79,6 +79,13 @@ class StoreNewerThanProgramError(GatelogError):
         )
 
 
+class RegistryUnavailableError(GatelogError):
+    """The schema registry does not answer, or says that it cannot right now."""
+
+    retryable = True
+    exit_code = 3
+
+
 # --- appends ---------------------------------------------------------------------------------------
 
 

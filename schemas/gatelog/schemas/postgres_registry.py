@@ -1,6 +1,5 @@
 """The registry that needs no server: schema versions in the store's own Postgres."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any, Final
@@ -11,6 +10,7 @@ from gatelog.core import postgres
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.schemas.definitions import fingerprint, same
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -74,7 +74,7 @@ class PostgresRegistry:
 
     async def find(self, subject: str, definition: AvroSchema) -> RegisteredSchema | None:
         """See ``Registry``."""
-        for row in await self._fetch("find", subject, _sha256(definition)):
+        for row in await self._fetch("find", subject, fingerprint(definition)):
             return _schema(row)
         return None
 
@@ -85,7 +85,7 @@ class PostgresRegistry:
         with postgres.translated(self._store, self._dsn):
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute(self._sql["lock_subject"], subject)
-                row = await connection.fetchrow(self._sql["find"], subject, _sha256(definition))
+                row = await connection.fetchrow(self._sql["find"], subject, fingerprint(definition))
                 if row is not None:
                     return Registration(row["id"], row["version"], new=False)
                 versions = [_schema(each) for each in await connection.fetch(self._sql["versions"], subject)]
@@ -95,7 +95,7 @@ class PostgresRegistry:
                 if dry_run:
                     return Registration(None, versions[-1].version + 1 if versions else 1, new=True)
                 row = await connection.fetchrow(
-                    self._sql["register"], subject, _text(definition), _sha256(definition)
+                    self._sql["register"], subject, _text(definition), fingerprint(definition)
                 )
                 assert row is not None
                 return Registration(row["id"], row["version"], new=True)
@@ -122,9 +122,9 @@ class PostgresRegistry:
 
     async def _take_over(self, connection: postgres.Connection, schema: RegisteredSchema) -> bool:
         there = await connection.fetch(self._sql["by_ids"], [schema.id])
-        if there and _schema(there[0]) == schema:
+        if there and _is_same(_schema(there[0]), schema):
             return False
-        sha256 = _sha256(schema.definition)
+        sha256 = fingerprint(schema.definition)
         try:
             async with connection.transaction():
                 await connection.execute(
@@ -151,14 +151,14 @@ def _schema(row: asyncpg.Record) -> RegisteredSchema:
     return RegisteredSchema(row["id"], row["subject"], row["version"], json.loads(row["definition"]))
 
 
+def _is_same(one: RegisteredSchema, other: RegisteredSchema) -> bool:
+    places = [(schema.id, schema.subject, schema.version) for schema in (one, other)]
+    return places[0] == places[1] and same(one.definition, other.definition)
+
+
 def _level(found: str | None) -> Compatibility:
     return DEFAULT_LEVEL if found is None else Compatibility(found)
 
 
 def _text(definition: AvroSchema) -> str:
     return json.dumps(definition, separators=(",", ":"))
-
-
-def _sha256(definition: AvroSchema) -> str:
-    """Two texts that differ in the order of their keys are one definition."""
-    return hashlib.sha256(json.dumps(definition, separators=(",", ":"), sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
+from gatelog.schemas.definitions import same
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -52,7 +53,7 @@ class MemoryRegistry:
 
     async def find(self, subject: str, definition: AvroSchema) -> RegisteredSchema | None:
         """See ``Registry``."""
-        return next((s for s in await self.versions(subject) if s.definition == definition), None)
+        return next((s for s in await self.versions(subject) if same(s.definition, definition)), None)
 
     async def register(
         self, subject: str, definition: AvroSchema, check: Check, *, dry_run: bool = False
