@@ -84,6 +84,14 @@ class Settings(BaseSettings):
     index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
     read_rows_max: int = Field(1_000, ge=1, description="rows that a read fetches at a time")
 
+    registry_url: str | None = Field(
+        None, description="of a Confluent-compatible schema registry, commas between several; none: Postgres' tables"
+    )
+    registry_auth: SecretStr | None = Field(None, description="user:password, or key:secret")
+    registry_ca_file: Path | None = Field(None, description="what the registry's certificate is checked against")
+    registry_cert_file: Path | None = Field(None, description="our certificate, for mutual TLS")
+    registry_key_file: Path | None = Field(None, description="the key of registry_cert_file, unless it is in there")
+    registry_timeout_s: float = Field(10.0, gt=0, description="of one request")
     register_schemas: bool = Field(
         True, description="register a new schema at its first append; off in production: at deploy time"
     )

@@ -36,7 +36,7 @@ from gatelog.indexer.rows import (
 )
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
@@ -115,7 +115,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        self._codec = Codec(PostgresRegistry(settings, pool), register=False)
+        self._codec = Codec(registry_of(settings, pool), register=False)
         self._source = source_of(settings.store)
         self._next: dict[Place, int] = {}
         self._loop = asyncio.get_running_loop()

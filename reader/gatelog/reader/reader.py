@@ -15,7 +15,7 @@ from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Sou
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 CONNECTIONS_MAX: Final = 10
 WAIT_INTERVAL_S: Final = 0.01
@@ -47,7 +47,7 @@ class Reader:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, _TABLES_OF)
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
             yield cls(settings, codec, PostgresSource(settings, pool))
 
     async def stream(

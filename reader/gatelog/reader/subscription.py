@@ -19,7 +19,7 @@ from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 BATCH_MAX: Final = 1_000
@@ -87,7 +87,7 @@ class Subscription:
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, f"gatelog subscription {self.name}", 1) as pool:
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
             consumer = self._consumer(settings)
             try:
                 while not stop.is_set():
