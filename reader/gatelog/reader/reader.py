@@ -19,6 +19,7 @@ from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
 from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
 
 CONNECTIONS_MAX: Final = 10
@@ -46,6 +47,7 @@ class Reader:
             SettingsError: no Postgres is configured, or it refused the user.
             PostgresUnavailableError: no answer.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            SchemaError: stored events have no way to the newest model: an upcaster is missing.
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
@@ -53,6 +55,7 @@ class Reader:
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, _TABLES_OF)
             codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
             source = PostgresSource(settings, pool)
             try:
                 yield cls(settings, codec, source)
@@ -88,7 +91,7 @@ class Reader:
         first = await self._stream(stream, lowest, highest, rows, backward=backward)
         if not first and not await self.version(stream):
             raise StreamNotFoundError(stream)
-        for event in first:
+        for event in as_read(first, self._codec):
             yield event
         if len(first) < rows:
             return
@@ -99,7 +102,7 @@ class Reader:
 
         async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
             async for page in pages:
-                for event in page:
+                for event in as_read(page, self._codec):
                     yield event
 
     async def last(self, stream: str) -> RecordedEvent | None:
@@ -111,7 +114,7 @@ class Reader:
         """
         check_stream_id(stream)
         found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
-        return found[0] if found else None
+        return as_read(found, self._codec)[-1] if found else None
 
     async def exists(self, stream: str) -> bool:
         """Say whether a stream has events. Raises as ``version``."""
