@@ -113,7 +113,8 @@ class Codec:
             if encoder.check is not None:
                 encoder.check(data)
         except _UNREADABLE as error:
-            raise InvalidEventError(stream, event.event_type, f"it does not fit its schema: {error}") from error
+            why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+            raise InvalidEventError(stream, event.event_type, f"it does not fit its schema: {why}") from error
         if len(data) > bytes_max:
             raise InvalidEventError(
                 stream,
