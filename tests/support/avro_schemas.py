@@ -92,7 +92,7 @@ class Schemas:
                 branches.append(branch)
         if not branches or ("null" not in branches and self.chance.random() < 0.5):
             branches.append("null")
-        return branches
+        return branches if len(branches) > 1 else [*branches, "int" if branches == ["null"] else "null"]
 
     def _enum(self, _depth: int) -> Json:
         symbols = self.chance.sample(SYMBOLS, self.chance.randint(1, 4))
@@ -153,7 +153,8 @@ class Schemas:
 def kind(schema: Json) -> str:
     """Return what may be only once in a union."""
     if isinstance(schema, dict):
-        return str(schema["name"] if "name" in schema else schema["type"])
+        space = f"{schema['namespace']}." if "namespace" in schema else ""
+        return space + str(schema["name"] if "name" in schema else schema["type"])
     return "union" if isinstance(schema, list) else str(schema)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, reconciling, running, services, store
+from gatelog.console import demo, events, imports, reconciling, running, services, serving, store
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -48,6 +48,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    serving.serve,
     reconciling.reconcile,
     events.append,
     events.read,

@@ -46,7 +46,7 @@ class Lock:
 
     @property
     def version(self) -> str:
-        return next(jar.version for jar in self.jars if jar.artifact in _VERSIONED_BY)
+        return next((jar.version for jar in self.jars if jar.artifact in _VERSIONED_BY), "")
 
     @property
     def size(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from gatelog.schemas.located import Place
 from gatelog.schemas.tree import Array, Enum, Field, Fixed, Logical, Map, Record, Type, Union, kind_of, label
 
 _PROMOTIONS: Final = {
@@ -36,19 +37,19 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One reason why the reader cannot take what the writer wrote; lines are None where they are not known."""
+    """One reason why the reader cannot take what the writer wrote; places are None where they are not known."""
 
     rule: Rule
     path: str
     detail: str
-    reader_line: int | None
-    writer_line: int | None
+    reader_place: Place | None
+    writer_place: Place | None
     field: str | None = None  # the field that is missing, and similar: what an advice names
 
 
 def mismatches(reader: Type, writer: Type) -> list[Mismatch]:
     """Return why data of ``writer`` cannot, or may not, be read as ``reader``; empty: all of it can."""
-    return _Resolution().resolve(reader, writer, _Place(label_of_root(reader), None, None))
+    return _Resolution().resolve(reader, writer, _Spot(label_of_root(reader), None, None))
 
 
 def is_structural(mismatch: Mismatch) -> bool:
@@ -62,16 +63,16 @@ def label_of_root(root: Type) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Spot:
     path: str
-    reader_line: int | None
-    writer_line: int | None
+    reader_place: Place | None
+    writer_place: Place | None
 
-    def below(self, step: str) -> "_Place":
-        return _Place(self.path + step, self.reader_line, self.writer_line)
+    def below(self, step: str) -> "_Spot":
+        return _Spot(self.path + step, self.reader_place, self.writer_place)
 
     def mismatch(self, rule: Rule, detail: str, field: str | None = None) -> Mismatch:
-        return Mismatch(rule, self.path, detail, self.reader_line, self.writer_line, field)
+        return Mismatch(rule, self.path, detail, self.reader_place, self.writer_place, field)
 
 
 class _Resolution:
@@ -80,14 +81,14 @@ class _Resolution:
     def __init__(self) -> None:
         self._judged: dict[tuple[int, int], list[Mismatch]] = {}
 
-    def resolve(self, reader: Type, writer: Type, place: _Place) -> list[Mismatch]:
+    def resolve(self, reader: Type, writer: Type, place: _Spot) -> list[Mismatch]:
         pair = (id(reader), id(writer))
         if pair not in self._judged:
             self._judged[pair] = []
             self._judged[pair] = list(self._judge(reader, writer, place))
         return self._judged[pair]
 
-    def _judge(self, reader: Type, writer: Type, place: _Place) -> Iterator[Mismatch]:
+    def _judge(self, reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
         match reader, writer:
             case _, Union():
                 for branch in writer.branches:
@@ -105,7 +106,7 @@ class _Resolution:
             case _:
                 yield place.mismatch(Rule.TYPE_MISMATCH, f"{label(writer)} cannot be read as {label(reader)}")
 
-    def _named(self, reader: Type, writer: Type, place: _Place) -> Iterator[Mismatch]:
+    def _named(self, reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
         yield from _names(reader, writer, place)
         match reader, writer:
             case Record(), Record():
@@ -117,7 +118,7 @@ class _Resolution:
                 yield from _sizes(reader, writer, place)
                 yield from _logical(reader, writer, place)
 
-    def _into_union(self, reader: Union, writer: Type, place: _Place) -> Iterator[Mismatch]:
+    def _into_union(self, reader: Union, writer: Type, place: _Spot) -> Iterator[Mismatch]:
         """Any fitting branch will do; if none fits, the one that was meant says why."""
         tried = [(branch, self.resolve(branch, writer, place)) for branch in reader.branches]
         if any(not found for _, found in tried):
@@ -130,25 +131,25 @@ class _Resolution:
         detail = f"{label(writer)} is no branch of {label(reader)}"
         yield place.mismatch(Rule.MISSING_UNION_BRANCH, detail, kind_of(writer))
 
-    def _field(self, field: Field, writer: Record, record: _Place) -> Iterator[Mismatch]:
-        place = _Place(f"{record.path}.{field.name}", field.line or record.reader_line, record.writer_line)
+    def _field(self, field: Field, writer: Record, record: _Spot) -> Iterator[Mismatch]:
+        place = _Spot(f"{record.path}.{field.name}", field.place or record.reader_place, record.writer_place)
         found = [each for each in writer.fields if each.name in {field.name, *field.aliases}]
         if len(found) > 1:
             names = ", ".join(each.name for each in found)
             yield place.mismatch(Rule.AMBIGUOUS_ALIAS, f"by its name and aliases it is {names}", field.name)
         elif found:
-            line = found[0].line or record.writer_line
-            yield from self.resolve(field.type, found[0].type, _Place(place.path, place.reader_line, line))
+            here = _Spot(place.path, place.reader_place, found[0].place or record.writer_place)
+            yield from self.resolve(field.type, found[0].type, here)
         elif not field.has_default:
             detail = f"{label(field.type)} without a default, and not in the data"
             yield place.mismatch(Rule.READER_FIELD_MISSING_DEFAULT_VALUE, detail, field.name)
 
 
 def _is_alike(branch: Type, writer: Type) -> bool:
-    return not isinstance(branch, (Record, Enum, Fixed)) or not list(_names(branch, writer, _Place("", None, None)))
+    return not isinstance(branch, (Record, Enum, Fixed)) or not list(_names(branch, writer, _Spot("", None, None)))
 
 
-def _names(reader: Type, writer: Type, place: _Place) -> Iterator[Mismatch]:
+def _names(reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
     """Namespaces do not count, as in Java: a type may move to another one."""
     assert isinstance(reader, (Record, Enum, Fixed))
     assert isinstance(writer, (Record, Enum, Fixed))
@@ -157,19 +158,19 @@ def _names(reader: Type, writer: Type, place: _Place) -> Iterator[Mismatch]:
         yield place.mismatch(Rule.NAME_MISMATCH, detail, writer.name)
 
 
-def _symbols(reader: Enum, writer: Enum, place: _Place) -> Iterator[Mismatch]:
+def _symbols(reader: Enum, writer: Enum, place: _Spot) -> Iterator[Mismatch]:
     unknown = [symbol for symbol in writer.symbols if symbol not in reader.symbols]
     if unknown and reader.default is None:
         detail = f"{', '.join(unknown)}: not in enum {reader.short}, which has no default"
         yield place.mismatch(Rule.MISSING_ENUM_SYMBOLS, detail, ", ".join(unknown))
 
 
-def _sizes(reader: Fixed, writer: Fixed, place: _Place) -> Iterator[Mismatch]:
+def _sizes(reader: Fixed, writer: Fixed, place: _Spot) -> Iterator[Mismatch]:
     if reader.size != writer.size:
         yield place.mismatch(Rule.FIXED_SIZE_MISMATCH, f"{writer.size} bytes cannot be read as {reader.size}")
 
 
-def _logical(reader: Type, writer: Type, place: _Place) -> Iterator[Mismatch]:
+def _logical(reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
     if not _means_the_same(reader.logical, writer.logical):
         detail = f"{label(writer)} is read as {label(reader)}: the values would mean something else"
         yield place.mismatch(Rule.LOGICAL_TYPE_MISMATCH, detail)

@@ -1,4 +1,4 @@
-"""Defaults of fields: JSON in a schema, values in a program."""
+"""The default of a field: from the JSON in a schema to the value that a decoder would return."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -7,8 +7,8 @@ from uuid import UUID
 
 from gatelog.schemas.tree import Array, Enum, Fixed, Map, Primitive, Record, Type, Union, label
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _RANGES: Final = {"int": 2**31, "long": 2**63}
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROS: Final = {"micros": 1, "millis": 1000}
 
 
@@ -34,11 +34,6 @@ def value_of(node: Type, default: Any) -> Any:  # noqa: ANN401 - a JSON value in
         case Primitive():
             return _logical(node, _primitive(node, default))
     raise _misfit(node, default)
-
-
-def json_of(value: Any) -> Any:  # noqa: ANN401 - a value of any type in, a JSON value out
-    """Return bytes as Avro's JSON has them, one character a byte; see ``gatelog.schemas.avro`` for other values."""
-    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _first_that_fits(union: Union, default: Any) -> Any:  # noqa: ANN401 - see value_of
@@ -90,19 +85,19 @@ def _logical(node: Primitive | Fixed, raw: Any) -> Any:  # noqa: ANN401 - see va
     if logical.name == "uuid":
         return UUID(raw) if isinstance(raw, str) else UUID(bytes=raw)
     if logical.name == "date":
-        return date.fromordinal(_EPOCH.toordinal() + raw)
+        return date.fromordinal(EPOCH.toordinal() + raw)
     return _moment(logical.name, raw)
 
 
 def _moment(logical: str, raw: int) -> datetime | time:
     kind, _, unit = logical.rpartition("-")
     try:
-        moment = _EPOCH + timedelta(microseconds=raw * _MICROS[unit])
+        moment = EPOCH + timedelta(microseconds=raw * _MICROS[unit])
     except OverflowError:
         raise ValueError(f"{raw} is beyond the year 9999") from None
     if kind == "timestamp":
         return moment
-    if kind == "time" and moment.date() != _EPOCH.date():
+    if kind == "time" and moment.date() != EPOCH.date():
         raise ValueError(f"{raw} is no time of a day")
     return moment.time() if kind == "time" else moment.replace(tzinfo=None)
 

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 
 from gatelog.core.domain import EVENT_TYPE_BYTES_MAX
 from gatelog.core.errors import SchemaError
-from gatelog.schemas.avro import schema_of
+from gatelog.schemas.avro import Locate, schema_of
 
 _TYPE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 PIN: Final = "gatelog.version"
@@ -59,14 +59,16 @@ class Event(BaseModel):
         _models[cls.event_type] = cls
 
     @classmethod
-    def avro_schema(cls) -> dict[str, Any]:
-        """Return the Avro schema that events of this model are written with.
+    def avro_schema(cls, locate: Locate | None = None) -> dict[str, Any]:
+        """Return the Avro schema that events of this model are written with; with ``locate``, it knows its places.
 
         Raises:
             SchemaError: a field's type has no Avro counterpart.
         """
-        schema = schema_of(cls, cls.event_type)
-        return schema if cls.schema_version is None else {**schema, PIN: cls.schema_version}
+        schema = schema_of(cls, cls.event_type, locate)
+        if cls.schema_version is not None:
+            schema[PIN] = cls.schema_version
+        return schema
 
 
 def pinned_version(definition: Mapping[str, Any]) -> int | None:
@@ -98,6 +100,15 @@ class StreamClosed(Event):
 def model_of(event_type: str) -> type[Event] | None:
     """Return the newest model that this program defines for an event type."""
     return _models.get(event_type)
+
+
+def defined_models() -> list[type[Event]]:
+    """Return the newest model of each event type that this program defines, gatelog's own aside, sorted by type."""
+    return [
+        model
+        for _, model in sorted(_models.items())
+        if model.__module__ not in {__name__, "gatelog.schemas.from_avro"}
+    ]
 
 
 def new_id() -> UUID:

@@ -2,6 +2,7 @@
 
 import json
 import json.scanner
+from dataclasses import dataclass
 from json.decoder import JSONObject  # type: ignore[attr-defined] # in every CPython since 2.6, missing in typeshed
 from pathlib import Path
 from typing import Any, Final
@@ -11,28 +12,40 @@ from gatelog.core.errors import SchemaError
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line (from 1) of a file."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
 class Located(dict[str, Any]):
-    """A JSON object, and the line (from 1) of its opening brace."""
+    """A JSON object, and where it was written; None: nobody knows."""
 
-    __slots__ = ("line",)
+    __slots__ = ("place",)
 
-    def __init__(self, members: dict[str, Any], line: int) -> None:
+    def __init__(self, members: dict[str, Any], place: Place | None) -> None:
         super().__init__(members)
-        self.line = line
+        self.place = place
 
 
 class _Decoder(json.JSONDecoder):
     """The library's decoder in its Python form, which tells where an object begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__(object_pairs_hook=_without_doubles)
+        self._source = source
         self.parse_object = self._located
         self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined] # as above
 
     def _located(self, text_and_start: tuple[str, int], *rest: Any) -> tuple[Located, int]:  # noqa: ANN401 - passed on
         text, start = text_and_start
         members, end = JSONObject(text_and_start, *rest)
-        return Located(members, text.count("\n", 0, start) + 1), end
+        return Located(members, Place(self._source, text.count("\n", 0, start) + 1)), end
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def loads(text: str, source: str) -> Any:  # noqa: ANN401 - any JSON value
         SchemaError: it is not JSON, or is nested too deeply; the message begins with ``source``.
     """
     try:
-        return _Decoder().decode(text)
+        return _Decoder(source).decode(text)
     except ValueError as error:
         raise SchemaError(f"{source} is not JSON: {error}") from error
     except RecursionError:

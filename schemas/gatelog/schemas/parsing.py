@@ -70,8 +70,7 @@ class _Parser:
                 raise self.error(path, f"its default does not fit its type: {error}", field) from None
 
     def error(self, path: str, why: str, node: Any = None) -> SchemaError:  # noqa: ANN401 - any JSON value
-        line = getattr(node, "line", None)
-        place = f"{self._source}{f':{line}' if line else ''}"
+        place = getattr(node, "place", None) or self._source
         return SchemaError(f"{place}: {f'{path}: ' if path else ''}{why}")
 
     def type(self, schema: Any, namespace: str, path: str, depth: int) -> Type:  # noqa: ANN401 - any JSON value
@@ -133,7 +132,7 @@ class _Parser:
 
     def _record(self, schema: dict[str, Any], namespace: str, path: str, depth: int) -> Record:
         name, aliases, doc = self._named_of(schema, namespace, path)
-        self._named[name] = made = Record(name, aliases, doc, getattr(schema, "line", None))
+        self._named[name] = made = Record(name, aliases, doc, getattr(schema, "place", None))
         fields = schema.get("fields")
         if not isinstance(fields, list):
             raise self.error(path or name, "a record needs 'fields', a list.", schema)
@@ -154,7 +153,7 @@ class _Parser:
             default=schema.get("default", MISSING),
             aliases=self._names(schema, "aliases", path),
             doc=self._text(schema, "doc", path),
-            line=getattr(schema, "line", None),
+            place=getattr(schema, "place", None),
         )
         if made.has_default:
             self._defaults.append((path, made))
@@ -168,7 +167,7 @@ class _Parser:
         if default is not None and default not in symbols:
             raise self.error(path or name, f"the default {_short(default)} is not one of the symbols.", schema)
         self._named[name] = made = Enum(
-            name, aliases, doc, getattr(schema, "line", None), symbols=symbols, default=default
+            name, aliases, doc, getattr(schema, "place", None), symbols=symbols, default=default
         )
         return made
 
@@ -178,7 +177,7 @@ class _Parser:
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
             raise self.error(path or name, f"a fixed needs a size, not {_short(size)}.", schema)
         logical = self._logical(schema, "fixed", path or name)
-        self._named[name] = made = Fixed(name, aliases, doc, getattr(schema, "line", None), logical, size=size)
+        self._named[name] = made = Fixed(name, aliases, doc, getattr(schema, "place", None), logical, size=size)
         return made
 
     def _logical(self, schema: dict[str, Any], kind: str, path: str) -> Logical | None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from gatelog.schemas.located import Place
+
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 MISSING: Final = object()  # "no default": null is one
 
@@ -53,7 +55,7 @@ class Named:
     name: str
     aliases: list[str]
     doc: str | None
-    line: int | None
+    place: Place | None
     logical: Logical | None = None
 
     @property
@@ -72,7 +74,7 @@ class Field:
     default: Any
     aliases: list[str]
     doc: str | None
-    line: int | None
+    place: Place | None
 
     @property
     def has_default(self) -> bool:
