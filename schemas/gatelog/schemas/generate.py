@@ -12,7 +12,7 @@ from gatelog.schemas.event import Event
 from gatelog.schemas.literals import IMPORTS, literal, names_in
 from gatelog.schemas.parsing import parse
 from gatelog.schemas.programs import run
-from gatelog.schemas.tree import Array, Enum, Field, Fixed, Map, Primitive, Record, Type, Union
+from gatelog.schemas.tree import Array, Enum, Field, Fixed, Map, Primitive, Record, Type, Union, named_types
 
 LINE_CHARACTERS_MAX: Final = 88
 _PRIMITIVES: Final = {
@@ -55,6 +55,15 @@ def module_of(schema: Any, source: str) -> str:  # noqa: ANN401 - any JSON value
         f'"""{source}, as models.\n\nMade by `gatelog schema generate`: change the schema, not this file.\n"""\n\n'
     )
     return formatted(f"{header}{_imports(body)}\n\n{body}")
+
+
+def class_of(schema: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the name of the class that an event's schema becomes.
+
+    Raises:
+        SchemaError: it is no legal record schema, or uses what a model cannot say.
+    """
+    return source_of(schema, exact=True)[1]
 
 
 def source_of(schema: Any, *, exact: bool) -> tuple[str, str]:  # noqa: ANN401 - any JSON value
@@ -116,7 +125,7 @@ class _Module:
     late: list[str] = field(default_factory=list)  # classes that name one which comes after them
 
     def __post_init__(self) -> None:
-        self._plain = {self.root.namespace} == {each.namespace for each in _named_below(self.root)}
+        self._plain = {self.root.namespace} == {each.namespace for each in named_types(self.root)}
 
     def text(self) -> tuple[str, str]:
         name = self.type(self.root)
@@ -289,24 +298,3 @@ def _is_simple(doc: str) -> bool:
         and not _SIMPLE_DOC & set(doc)
         and len(doc) < LINE_CHARACTERS_MAX - 10
     )
-
-
-def _named_below(root: Record) -> list[Record | Enum | Fixed]:
-    found: dict[str, Record | Enum | Fixed] = {}
-
-    def walk(node: Type) -> None:
-        match node:
-            case Array():
-                walk(node.items)
-            case Map():
-                walk(node.values)
-            case Union():
-                for branch in node.branches:
-                    walk(branch)
-            case Record() | Enum() | Fixed() if node.name not in found:
-                found[node.name] = node
-                for each in node.fields if isinstance(node, Record) else ():
-                    walk(each.type)
-
-    walk(root)
-    return list(found.values())
