@@ -185,7 +185,7 @@ def test_bad_content_is_tried_once_more_then_deleted_and_reported(
     repository: Repository, download: Callable[[], None], tmp_path: Path, served: bytes
 ) -> None:
     repository.files[f"/{JAR.path}"] = served
-    with pytest.raises(DownloadError, match=r"not what kafka\.lock says"):
+    with pytest.raises(DownloadError, match=r"not what its lock file says"):
         download()
     assert len(repository.asked) == 2
     assert list(tmp_path.iterdir()) == []

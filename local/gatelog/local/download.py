@@ -63,7 +63,7 @@ class Download:
                 self._fetch_verified()
             except _BadContentError as error:
                 raise DownloadError(
-                    f"{self.url} is not what gatelog has on record ({error}). It was deleted."
+                    f"{self.url} is not what its lock file says ({error}). It was deleted."
                 ) from error
         self._part.replace(self._target)
 

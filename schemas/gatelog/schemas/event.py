@@ -15,6 +15,7 @@ from gatelog.core.errors import SchemaError
 from gatelog.schemas.avro import Locate, schema_of
 
 _TYPE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+PIN: Final = "gatelog.version"
 _models: Final[dict[str, "type[Event]"]] = {}
 
 
@@ -22,22 +23,39 @@ class Event(BaseModel):
     """A fact: derive from it, and the Avro schema follows from the fields.
 
     The event type is the class' name, or ``class Placed(Event, event_type="OrderPlaced")``. When two classes
-    share a type, stored events are read as the one that was defined last.
+    share a type, stored events are read as the one that was defined last. ``schema_version=3`` pins the version that
+    upcasters know the schema by; else it is the registry's number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_type: ClassVar[str] = "Event"
+    schema_version: ClassVar[int | None] = None
 
-    def __init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - see below
-        """Let ``event_type`` pass; it is used when the fields are known."""
+    def __init_subclass__(
+        cls,
+        *,
+        event_type: str | None = None,
+        schema_version: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - see below
+    ) -> None:
+        """Let the arguments pass; they are used when the fields are known."""
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's own signature
+    def __pydantic_init_subclass__(
+        cls,
+        *,
+        event_type: str | None = None,
+        schema_version: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - pydantic's own signature
+    ) -> None:
         """Check and remember the event type of a new model."""
         super().__pydantic_init_subclass__(**kwargs)
         cls.event_type = check_event_type(event_type or cls.__name__)
+        if schema_version is not None and schema_version < 1:
+            raise SchemaError(f"{cls.event_type}: schema_version={schema_version}; versions begin at 1.")
+        cls.schema_version = schema_version
         _models[cls.event_type] = cls
 
     @classmethod
@@ -47,7 +65,16 @@ class Event(BaseModel):
         Raises:
             SchemaError: a field's type has no Avro counterpart.
         """
-        return schema_of(cls, cls.event_type, locate)
+        schema = schema_of(cls, cls.event_type, locate)
+        if cls.schema_version is not None:
+            schema[PIN] = cls.schema_version
+        return schema
+
+
+def pinned_version(definition: Mapping[str, Any]) -> int | None:
+    """Return the version that a schema pins in its attribute ``gatelog.version``, if it does."""
+    pinned = definition.get(PIN)
+    return pinned if isinstance(pinned, int) and not isinstance(pinned, bool) and pinned > 0 else None
 
 
 def check_event_type(event_type: str) -> str:
