@@ -17,6 +17,7 @@ from gatelog.console import (
     schema_files,
     schema_registry,
     services,
+    serving,
     store,
 )
 from gatelog.core.errors import GatelogError
@@ -63,6 +64,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    serving.serve,
     reconciling.reconcile,
     events.append,
     events.read,

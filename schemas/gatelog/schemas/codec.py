@@ -93,7 +93,7 @@ class Codec:
                 form = Wellformed(parsed := fastavro.parse_schema(definition))
                 schema_id = await self._registry.id_of(model.event_type, definition, register=self._register)
                 check = form.check if form.bounded else None
-                self._encoders[model] = _Encoder(schema_id, parsed, plain_of(model), check)
+                self._encoders[model] = _Encoder(schema_id, parsed, plain_of(model, parsed), check)
 
     def knows(self, model: type[Event]) -> bool:
         """Say whether ``encode`` can take events of ``model`` without I/O."""

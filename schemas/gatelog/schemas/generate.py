@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gatelog.core.errors import SchemaError
-from gatelog.schemas.event import Event
+from gatelog.schemas.event import Event, pinned_version
 from gatelog.schemas.literals import IMPORTS, literal, names_in
 from gatelog.schemas.parsing import parse
 from gatelog.schemas.programs import run
@@ -77,7 +77,7 @@ def source_of(schema: Any, *, exact: bool) -> tuple[str, str]:  # noqa: ANN401 -
     root = parse(schema)
     if not isinstance(root, Record):
         raise SchemaError(f"An event's schema is a record, not {root.kind}.")
-    return _Module(root, exact=exact).text()
+    return _Module(root, exact=exact, pinned=pinned_version(schema)).text()
 
 
 def formatted(source: str) -> str:
@@ -119,6 +119,7 @@ class _Module:
 
     root: Record
     exact: bool
+    pinned: int | None = None
     blocks: list[str] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)  # full name: class
     done: set[str] = field(default_factory=set)
@@ -211,7 +212,8 @@ class _Module:
     def _bases(self, node: Record, name: str) -> str:
         if node is not self.root:
             return "BaseModel"
-        return "Event" if name == node.name else f"Event, event_type={node.name!r}"
+        event_type = "" if name == node.name else f", event_type={node.name!r}"
+        return f"Event{event_type}{f', schema_version={self.pinned}' if self.pinned else ''}"
 
     def _config(self, node: Record) -> str:
         renamed = any(self.attribute(node, each) != each.name for each in node.fields)
