@@ -7,7 +7,19 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, reconciling, running, services, serving, store
+from gatelog.console import (
+    demo,
+    events,
+    imports,
+    reconciling,
+    running,
+    schema,
+    schema_files,
+    schema_registry,
+    services,
+    serving,
+    store,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -39,6 +51,10 @@ app = typer.Typer(
 )
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
+schemas = typer.Typer(
+    help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(schemas, name="schema")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -58,6 +74,20 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
+_SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "check": schema.check,
+    "diff": schema.diff,
+    "lint": schema.lint_,
+    "list": schema_registry.list_,
+    "show": schema_registry.show,
+    "history": schema_registry.history,
+    "level": schema_registry.level,
+    "register": schema_registry.register,
+    "generate": schema_files.generate,
+    "export": schema_files.export,
+}
+for name, command in _SCHEMA_COMMANDS.items():
+    schemas.command(name)(command)
 
 
 def main() -> None:

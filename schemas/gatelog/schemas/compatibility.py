@@ -107,6 +107,9 @@ class _Resolution:
                 yield place.mismatch(Rule.TYPE_MISMATCH, f"{label(writer)} cannot be read as {label(reader)}")
 
     def _named(self, reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
+        assert isinstance(reader, (Record, Enum, Fixed))
+        assert isinstance(writer, (Record, Enum, Fixed))
+        place = _Spot(place.path, place.reader_place or reader.place, place.writer_place or writer.place)
         yield from _names(reader, writer, place)
         match reader, writer:
             case Record(), Record():
@@ -132,7 +135,9 @@ class _Resolution:
         yield place.mismatch(Rule.MISSING_UNION_BRANCH, detail, kind_of(writer))
 
     def _field(self, field: Field, writer: Record, record: _Spot) -> Iterator[Mismatch]:
-        place = _Spot(f"{record.path}.{field.name}", field.place or record.reader_place, record.writer_place)
+        place = _Spot(
+            f"{record.path}.{field.name}", field.place or record.reader_place, writer.place or record.writer_place
+        )
         found = [each for each in writer.fields if each.name in {field.name, *field.aliases}]
         if len(found) > 1:
             names = ", ".join(each.name for each in found)

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from pydantic import BaseModel
+
 from gatelog.core.errors import SchemaError
 from gatelog.schemas.avro import Locate
 from gatelog.schemas.event import Event
@@ -24,6 +26,9 @@ def model_from(schema: dict[str, Any]) -> type[Event]:
     names |= {each: getattr(import_module(module), each) for each, module in IMPORTS.items() if module}
     try:
         exec(compile(source, f"<{name}>", "exec"), names)  # noqa: S102 - as dataclasses do; see above
+        for made in names.values():  # what a class says in quotes is looked up in a module, and this is none
+            if isinstance(made, type) and issubclass(made, BaseModel) and made.__module__ == __name__:
+                made.model_rebuild(_types_namespace=names)
     except Exception as error:
         raise SchemaError(f"{schema.get('name')}: no model can be made of its schema: {error}") from error
     model: type[Event] = names[name]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from gatelog.core.errors import SchemaError
-from gatelog.schemas.event import Event
+from gatelog.schemas.event import Event, pinned_version
 from gatelog.schemas.literals import IMPORTS, literal, names_in
 from gatelog.schemas.parsing import parse
 from gatelog.schemas.programs import run
-from gatelog.schemas.tree import Array, Enum, Field, Fixed, Map, Primitive, Record, Type, Union
+from gatelog.schemas.tree import Array, Enum, Field, Fixed, Map, Primitive, Record, Type, Union, named_types
 
 LINE_CHARACTERS_MAX: Final = 88
 _PRIMITIVES: Final = {
@@ -57,6 +57,15 @@ def module_of(schema: Any, source: str) -> str:  # noqa: ANN401 - any JSON value
     return formatted(f"{header}{_imports(body)}\n\n{body}")
 
 
+def class_of(schema: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the name of the class that an event's schema becomes.
+
+    Raises:
+        SchemaError: it is no legal record schema, or uses what a model cannot say.
+    """
+    return source_of(schema, exact=True)[1]
+
+
 def source_of(schema: Any, *, exact: bool) -> tuple[str, str]:  # noqa: ANN401 - any JSON value
     """Return class definitions (no imports), and the name of the event's class.
 
@@ -68,7 +77,7 @@ def source_of(schema: Any, *, exact: bool) -> tuple[str, str]:  # noqa: ANN401 -
     root = parse(schema)
     if not isinstance(root, Record):
         raise SchemaError(f"An event's schema is a record, not {root.kind}.")
-    return _Module(root, exact=exact).text()
+    return _Module(root, exact=exact, pinned=pinned_version(schema)).text()
 
 
 def formatted(source: str) -> str:
@@ -110,13 +119,14 @@ class _Module:
 
     root: Record
     exact: bool
+    pinned: int | None = None
     blocks: list[str] = field(default_factory=list)
     classes: dict[str, str] = field(default_factory=dict)  # full name: class
     done: set[str] = field(default_factory=set)
     late: list[str] = field(default_factory=list)  # classes that name one which comes after them
 
     def __post_init__(self) -> None:
-        self._plain = {self.root.namespace} == {each.namespace for each in _named_below(self.root)}
+        self._plain = {self.root.namespace} == {each.namespace for each in named_types(self.root)}
 
     def text(self) -> tuple[str, str]:
         name = self.type(self.root)
@@ -202,7 +212,8 @@ class _Module:
     def _bases(self, node: Record, name: str) -> str:
         if node is not self.root:
             return "BaseModel"
-        return "Event" if name == node.name else f"Event, event_type={node.name!r}"
+        event_type = "" if name == node.name else f", event_type={node.name!r}"
+        return f"Event{event_type}{f', schema_version={self.pinned}' if self.pinned else ''}"
 
     def _config(self, node: Record) -> str:
         renamed = any(self.attribute(node, each) != each.name for each in node.fields)
@@ -289,24 +300,3 @@ def _is_simple(doc: str) -> bool:
         and not _SIMPLE_DOC & set(doc)
         and len(doc) < LINE_CHARACTERS_MAX - 10
     )
-
-
-def _named_below(root: Record) -> list[Record | Enum | Fixed]:
-    found: dict[str, Record | Enum | Fixed] = {}
-
-    def walk(node: Type) -> None:
-        match node:
-            case Array():
-                walk(node.items)
-            case Map():
-                walk(node.values)
-            case Union():
-                for branch in node.branches:
-                    walk(branch)
-            case Record() | Enum() | Fixed() if node.name not in found:
-                found[node.name] = node
-                for each in node.fields if isinstance(node, Record) else ():
-                    walk(each.type)
-
-    walk(root)
-    return list(found.values())

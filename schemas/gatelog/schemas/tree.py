@@ -123,3 +123,25 @@ def label(node: Type) -> str:
             return f"{node.kind} {node.short}"
         case Primitive():
             return str(node.logical) if node.logical else node.kind
+
+
+def named_types(root: Type) -> list[Record | Enum | Fixed]:
+    """Return the named types of a schema, each once, in the order in which they are defined."""
+    found: dict[str, Record | Enum | Fixed] = {}
+
+    def walk(node: Type) -> None:
+        match node:
+            case Array():
+                walk(node.items)
+            case Map():
+                walk(node.values)
+            case Union():
+                for branch in node.branches:
+                    walk(branch)
+            case Record() | Enum() | Fixed() if node.name not in found:
+                found[node.name] = node
+                for each in node.fields if isinstance(node, Record) else ():
+                    walk(each.type)
+
+    walk(root)
+    return list(found.values())
