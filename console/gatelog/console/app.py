@@ -14,6 +14,7 @@ from gatelog.console import (
     reconciling,
     running,
     schema,
+    schema_copy,
     schema_files,
     schema_registry,
     services,
@@ -85,6 +86,7 @@ _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "register": schema_registry.register,
     "generate": schema_files.generate,
     "export": schema_files.export,
+    "copy": schema_copy.copy_,
 }
 for name, command in _SCHEMA_COMMANDS.items():
     schemas.command(name)(command)
