@@ -20,7 +20,7 @@ from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
@@ -83,7 +83,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(PostgresRegistry(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
