@@ -55,6 +55,8 @@ class _Plan:
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             return self._convert(args[0], schema)
+        if isinstance(schema, list) and len(schema) == 1:
+            schema = schema[0]
         if origin in _UNIONS:
             return self._union([arg for arg in args if arg is not type(None)], schema)
         if origin in {list, set, frozenset, tuple}:

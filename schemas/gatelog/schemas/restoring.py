@@ -7,7 +7,7 @@ a default as the JSON that stands in the schema, where 17000 may be a date.
 import copy
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -18,7 +18,8 @@ from gatelog.schemas.registry import AvroSchema
 from gatelog.schemas.tree import PRIMITIVES, Record, named_types
 
 Parsed = Any  # a schema as fastavro parses it
-_NAMED = frozenset({"record", "enum", "fixed"})
+_NAMED: Final = frozenset({"record", "enum", "fixed"})
+_NUMBERS: Final = ("int", "long", "float", "double")
 
 
 def has_alternatives(parsed: Parsed) -> bool:
@@ -47,7 +48,11 @@ def restored(value: Any, classes: Mapping[str, type]) -> Any:  # noqa: ANN401 - 
 
 
 def with_values(parsed: Parsed, definition: AvroSchema) -> Parsed:
-    """Return a parsed schema that gives defaults as the values that a decoder would return."""
+    """Return a parsed schema to resolve to.
+
+    It gives defaults as the values that a decoder would return. In unions, narrow numbers stand first: fastavro takes
+    the first branch that a number can be promoted to, and would read a long as a double although there is a long.
+    """
     records = {each.name: each for each in named_types(parse(definition)) if isinstance(each, Record)}
     made = copy.deepcopy(parsed)
     for node in _nodes(made):
@@ -56,7 +61,14 @@ def with_values(parsed: Parsed, definition: AvroSchema) -> Parsed:
             for field in node["fields"]:
                 if "default" in field:
                     field["default"] = value_of(types[field["name"]].type, field["default"])
+        elif isinstance(node, list):
+            node.sort(key=_width)
     return made
+
+
+def _width(branch: Parsed) -> int:
+    kind = branch["type"] if isinstance(branch, dict) else branch
+    return _NUMBERS.index(kind) if kind in _NUMBERS else -1
 
 
 def _is_named(branch: Parsed) -> bool:
