@@ -12,13 +12,21 @@ from gatelog.console import (
     demo,
     events,
     imports,
+    index_fields,
     indexing,
     parked,
     projections,
     reconciling,
+    republishing,
     running,
+    schema,
+    schema_copy,
+    schema_files,
+    schema_registry,
     services,
+    serving,
     store,
+    verifying,
 )
 from gatelog.core.errors import GatelogError
 
@@ -51,10 +59,13 @@ app = typer.Typer(
 )
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
+app.add_typer(indexing.app, name="index")
+schemas = typer.Typer(
+    help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(schemas, name="schema")
 app.add_typer(parked.app, name="parked")
 app.add_typer(projections.app, name="projection")
-index = typer.Typer(help="Work on the index.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(index, name="index")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -64,8 +75,11 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    serving.serve,
     consuming.consume,
     reconciling.reconcile,
+    republishing.republish,
+    verifying.verify,
     events.append,
     events.read,
     events.tail,
@@ -74,7 +88,22 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
-index.command()(indexing.fields)
+indexing.app.command()(index_fields.fields)
+_SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "check": schema.check,
+    "diff": schema.diff,
+    "lint": schema.lint_,
+    "list": schema_registry.list_,
+    "show": schema_registry.show,
+    "history": schema_registry.history,
+    "level": schema_registry.level,
+    "register": schema_registry.register,
+    "generate": schema_files.generate,
+    "export": schema_files.export,
+    "copy": schema_copy.copy_,
+}
+for name, command in _SCHEMA_COMMANDS.items():
+    schemas.command(name)(command)
 
 
 def main() -> None:

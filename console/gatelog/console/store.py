@@ -19,6 +19,7 @@ PARTS: Final = (
     "gatelog.schemas",
     "gatelog.producer",
     "gatelog.indexer",
+    "gatelog.reader.folds",
     "gatelog.reader.subscriptions",
     "gatelog.reader",
 )

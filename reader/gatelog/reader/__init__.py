@@ -1,5 +1,6 @@
 """Streams, queries and subscriptions."""
 
+from gatelog.reader.folds import State
 from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
@@ -20,6 +21,7 @@ __all__ = [
     "Skip",
     "Standing",
     "Start",
+    "State",
     "Stop",
     "Subscription",
     "Transform",

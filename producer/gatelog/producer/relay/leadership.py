@@ -6,11 +6,11 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services
+from gatelog.core import logs, postgres, services, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.producer.relay.topics import Topics
@@ -45,7 +45,8 @@ class Leadership:
         publisher = await asyncio.to_thread(Publisher, self._settings)
         try:
             await self._settle(left)
-            await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
+            if not postgres.is_lent(self._connection):
+                await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
             while not stop.is_set():
                 tick = await self._ticks.next()
                 if tick is None:

@@ -40,7 +40,7 @@ from gatelog.reader.subscriptions.places import Joining, Offsets
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 BATCH_EVENTS_MAX: Final = 5_000
 POLL_S: Final = 0.25
@@ -81,7 +81,7 @@ class _Session:
         self._target = target
         self._dsn = dsn
         self._sql = queries(PACKAGE, SQL_FILE, settings.store)
-        self._codec = Codec(PostgresRegistry(settings, store), register=False)
+        self._codec = Codec(registry_of(settings, store), register=False)
         self._history = History(settings, store, self._codec)
         self._topics = Topics(settings, plan.categories)
         self._partitions: dict[str, int] = {}

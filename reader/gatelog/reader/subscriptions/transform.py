@@ -23,7 +23,7 @@ from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, 
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 BATCH_EVENTS_MAX: Final = 2_000  # in one Kafka transaction
 POLL_S: Final = 0.25
@@ -105,7 +105,7 @@ class Transform:
         while not stop.is_set():
             try:
                 async with postgres.pool(settings.dsn, settings.store, name, 1) as pool:
-                    codec = Codec(PostgresRegistry(settings, pool), register=False)
+                    codec = Codec(registry_of(settings, pool), register=False)
                     await _Session(settings, self.name, self._function, codec).run(joining, stop)
             except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
                 # The transaction was aborted, or its outcome is not known: the committed offsets tell.
