@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from gatelog.core import logs
 from gatelog.core.errors import GatelogError, HandlerTimeoutError, KafkaUnavailableError
+from gatelog.reader.subscriptions.events import KafkaEvent, event_of
 from gatelog.reader.subscriptions.failures import (
     Done,
     Failures,
@@ -28,12 +29,11 @@ from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import Entry, ParkedEvent
 from gatelog.reader.subscriptions.parker import Parker
-from gatelog.reader.subscriptions.parsing import ENVELOPE_BYTES
 from gatelog.reader.subscriptions.places import Batch, Offsets, Place
 from gatelog.reader.subscriptions.window import Window
 from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent, parse_record
+from gatelog.schemas.envelope import RecordedEvent
 
 TICK_S: Final = 0.5
 COMMIT_AGAIN_S: Final = 5.0  # when no answer came
@@ -86,7 +86,7 @@ class _Partition:
 
 
 class _Item(NamedTuple):
-    event: RecordedEvent | None  # None: it is fetched from the parked topic when its turn comes
+    event: KafkaEvent | None  # None: it is fetched from the parked topic when its turn comes
     offset: int
     partition: _Partition
     entry: Entry | None = None  # of a replay
@@ -345,7 +345,7 @@ class Engine:
         else:
             await self._follow(key, item, event, result, trace)
 
-    async def _follow(self, key: object, item: _Item, event: RecordedEvent, result: object, trace: str) -> None:
+    async def _follow(self, key: object, item: _Item, event: KafkaEvent, result: object, trace: str) -> None:
         """Do what follows when a handler returned something, or raised."""
         attempts = self._attempts.get(key, 0) + 1
         verdict = judge(result, attempts, self._plan.failures, random.random)
@@ -399,7 +399,7 @@ class Engine:
         counts = self.counts
         counts.handled += 1
         self._done_events += 1
-        self._done_bytes += ENVELOPE_BYTES + len(item.event.raw if item.event is not None else b"")
+        self._done_bytes += item.event.size_bytes if item.event is not None else 0
         if self._done_events >= RELEASE_EVENTS:
             self._release()
 
@@ -435,15 +435,15 @@ class Engine:
                 self._replaying.discard(item.entry.event_id)
             elif item.event is not None:
                 self._done_events += 1
-                self._done_bytes += ENVELOPE_BYTES + len(item.event.raw)
+                self._done_bytes += item.event.size_bytes
         self._release()
 
     # --- parked events --------------------------------------------------------------------------------
 
-    async def _is_parked(self, key: object, item: _Item, event: RecordedEvent) -> bool:
+    async def _is_parked(self, key: object, item: _Item, event: KafkaEvent) -> bool:
         """Close an event that is parked already, and park one whose stream is held; say whether it was either."""
         view = self._parker.view
-        if view.knows(str(event.id)):
+        if view.knows(event.id_text):
             self._close(key, item)
             return True
         if self._plan.failures.hold_stream and view.is_held(event.stream):
@@ -452,12 +452,10 @@ class Engine:
         return False
 
     async def _park(
-        self, key: object, item: _Item, event: RecordedEvent, reason: str, attempts: int, trace: str
+        self, key: object, item: _Item, event: KafkaEvent, reason: str, attempts: int, trace: str
     ) -> None:
         if item.entry is None:
-            parked = ParkedEvent.of(
-                event, item.partition.place, item.offset, self._plan.source, reason, attempts, trace
-            )
+            parked = ParkedEvent.of(event, item.partition.place, item.offset, reason, attempts, trace)
             if not attempts and self._parker.view.is_replayed(event.stream):
                 parked = parked.asked_again()  # it follows those before it
         else:
@@ -497,7 +495,7 @@ class Engine:
                     self._lanes.put(key, _Item(None, 0, partition, entry))
         self._wake()
 
-    async def _fetch_replay(self, item: _Item) -> RecordedEvent | None:
+    async def _fetch_replay(self, item: _Item) -> KafkaEvent | None:
         """Return the event to replay, or None when it is settled or has failed again."""
         assert item.entry is not None
         if self._parker.view.get(item.entry.event_id) != item.entry:
@@ -505,9 +503,9 @@ class Engine:
         found = await self._parker.fetch(item.entry.parked_offset)
         if found is None:
             return None
-        record = parse_record(self._plan.source, list(found.headers), found.value)
-        await self._codec.warm({record.schema_id})
-        return record.with_codec(self._codec)
+        event = event_of(self._plan.source, dict(found.headers), found.value, self._codec)
+        await self._codec.warm({event.schema_id})
+        return event
 
     # --- partitions come and go -----------------------------------------------------------------------
 

@@ -229,7 +229,7 @@ class Subscription:
         settings: Settings | None = None,
         *,
         types: Iterable[type[Event] | str] | None = None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
         """Yield events of one partition at a time, at most 1,000. A batch is handled when the next is asked for.
 
         Raises: as ``events``.
@@ -246,7 +246,7 @@ class Subscription:
         stop: asyncio.Event | None,
         settings: Settings | None,
         types: Iterable[type[Event] | str] | None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
         settings = settings or Settings.load()
         names = None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
         async with self._opened(settings) as (pool, codec):
