@@ -21,6 +21,12 @@ from gatelog.schemas import RecordedEvent
 QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
 
 
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
+    return settings.model_copy(update={"subscription_protocol": "classic"})
+
+
 @pytest.fixture(autouse=True)
 async def relay(settings: Settings) -> AsyncIterator[None]:
     async with running(Relay(settings)):

@@ -28,6 +28,12 @@ class Paid(Event):
     amount: int
 
 
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
+    return settings.model_copy(update={"subscription_protocol": "classic"})
+
+
 @pytest.fixture(autouse=True)
 async def relay(settings: Settings) -> AsyncIterator[None]:
     async with running(Relay(settings)):
@@ -148,8 +154,12 @@ async def test_other_types_pass_by_undecoded_and_strangers_too(settings: Setting
     assert "Mix-1@1 Noted" in repr(first)
 
 
-async def test_handlers_run_in_parallel_in_order_within_a_stream(settings: Settings, producer: Producer) -> None:
-    """Ten handlers wait for each other: were fewer running at once, or one stream's events, they would wait for ever."""
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+async def test_handlers_run_in_parallel_in_order_within_a_stream(
+    settings: Settings, producer: Producer, protocol: str
+) -> None:
+    """Ten handlers wait for each other: were fewer running at once, they would wait for ever."""
+    settings = settings.model_copy(update={"subscription_protocol": protocol})
     for stream in range(10):
         await append(producer, f"Note-{stream}", *map(str, range(5)))
     subscription = Subscription("parallel", concurrency=10)
@@ -171,7 +181,7 @@ async def test_what_is_held_is_bounded_and_slow_handlers_keep_their_membership(
 ) -> None:
     """The handlers stand still until the member has filled its bounds, and paused; then everything arrives."""
     count = 20_000 if long else 1_000
-    bounded = settings.model_copy(update={"subscription_events_max": 100, "subscription_protocol": "classic"})
+    bounded = settings.model_copy(update={"subscription_events_max": 100})
     for stream in range(10):
         await producer.append(f"Note-{stream}", [Noted(text="x" * 100)] * (count // 10), expected_version=ANY)
     subscription = Subscription("bounded", concurrency=5)
@@ -230,7 +240,7 @@ async def test_a_broken_header_is_found_when_it_is_looked_at(settings: Settings,
     await append(producer, "Note-1", "a")
     subscription = Subscription("broken")
     assert await texts(subscription, settings, 1) == ["a"]
-    headers = [
+    headers: list[tuple[str, str | bytes | None]] = [
         ("ce_source", f"/gatelog/{settings.store}"), ("ce_id", "x"), ("ce_type", "Noted"), ("ce_subject", "Note-1"),
         ("ce_time", "soon"), ("ce_streamversion", "2"), ("ce_position", "2"),
     ]  # fmt: skip

@@ -80,7 +80,9 @@ class _Partition:
     window: Window
     sent: int  # what was last asked to be committed
     sent_at: float = 0.0
-    is_closed: bool = False
+    is_closed: bool = False  # it is being given up: only what commits what is done already is still handled
+    is_gone: bool = False
+    upto: int = 0  # the last offset that is still handled then
     is_paused: bool = False
     seen: int = 0  # the committable offset at the last tick
 
@@ -173,7 +175,11 @@ class Engine:
             self._wake()
 
     def _accept(self, batch: Batch) -> None:
-        partition = self._partitions[batch.place]
+        partition = self._partitions.get(batch.place)
+        if partition is None or partition.is_closed:  # it goes away at this moment
+            if self._member is not None:
+                self._member.release(len(batch.events), batch.size_bytes)
+            return
         partition.window.take(batch.offsets, batch.next_offset)
         put, by_stream, place = self._lanes.put, self._plan.order == "stream", batch.place
         for event, offset in zip(batch.events, batch.offsets, strict=True):
@@ -222,11 +228,12 @@ class Engine:
             self._cancel((w for w in self._workers if w.item is not None and w.since < latest), "timeout")
 
     async def _finish(self) -> None:
-        """Let the handlers that run come to their end, within the deadline."""
+        """Let what runs come to its end, within the deadline."""
         self._is_stopping = True
         for timer, _ in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        self._close_partitions(list(self._partitions.values()))
         for future in self._idle:
             if not future.done():
                 future.set_result(None)
@@ -259,7 +266,7 @@ class Engine:
         assert worker.task is not None
         worker.slice_ends = time.monotonic() + SLICE_S
         try:
-            while not self._is_stopping:
+            while not (self._is_stopping and (self._failure is not None or not self._lanes.ready)):
                 try:
                     await self._step(worker)
                 except asyncio.CancelledError:
@@ -411,7 +418,7 @@ class Engine:
 
     def _rest(self, key: object, item: _Item, delay_s: float) -> None:
         """Take the event again after a while; its stream waits, others do not."""
-        if item.partition.is_closed or self._is_stopping:
+        if item.partition.is_closed:
             self._abandon(key, item)
             return
 
@@ -423,11 +430,13 @@ class Engine:
         self._timers[key] = (asyncio.get_running_loop().call_later(delay_s, again), item.partition)
 
     def _abandon(self, key: object, item: _Item) -> None:
-        """Leave an event to whoever has its partition next."""
-        self._lanes.finish(key)
+        """Leave an event, and what follows it in its stream, to whoever has its partition next."""
         self._attempts.pop(key, None)
-        self._forget([item])
-        self._wake()
+        if item.partition.is_gone:
+            self._lanes.finish(key)
+            self._forget([item])
+            self._wake()
+        # Otherwise it stays where it is, and nothing behind it is ready, until the partition is gone.
 
     def _forget(self, items: Iterable[_Item]) -> None:
         for item in items:
@@ -521,39 +530,62 @@ class Engine:
         return starts
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
-        """See ``Owner``. What waits is dropped, what runs may finish, what does not is cancelled."""
-        deadline_s = 0.0 if self._is_stopping else max(0.0, self._plan.revoke_timeout_s - 2 * CANCEL_S)
-        partitions = self._shut(places)
-        await self._let_finish(partitions, deadline_s)
+        """See ``Owner``. What was handled is to be committed, so what stands before it is handled too; no more."""
+        partitions = [each for place in places if (each := self._partitions.get(place)) is not None]
+        self._close_partitions(partitions)
+        await self._let_finish(partitions, max(0.0, self._plan.revoke_timeout_s - 2 * CANCEL_S))
         return {each.place: each.window.committable for each in partitions}
 
     async def lost(self, places: Sequence[Place]) -> None:
         """See ``Owner``. Others may handle the events already: what runs is cancelled."""
-        await self._let_finish(self._shut(places), 0.0)
-
-    def _shut(self, places: Sequence[Place]) -> list[_Partition]:
-        partitions = [each for place in places if (each := self._partitions.pop(place, None)) is not None]
-        gone = set(map(id, partitions))
+        partitions = [each for place in places if (each := self._partitions.get(place)) is not None]
         for partition in partitions:
             partition.is_closed = True
-        dropped = self._lanes.drop(lambda item: id(item.partition) in gone, self._taken.__contains__)
+        await self._let_finish(partitions, 0.0)
+
+    def _close_partitions(self, partitions: Sequence[_Partition]) -> None:
+        """Drop what comes after all that is done or runs: between the two, offsets would be committed for nothing."""
+        running: dict[int, int] = {}
+        for worker in self._taken.values():
+            if worker.item is not None:
+                of = id(worker.item.partition)
+                running[of] = max(running.get(of, -1), worker.item.offset)
+        for partition in partitions:
+            if not partition.is_closed:
+                partition.is_closed = True
+                partition.upto = max(partition.window.highest_done, running.get(id(partition), -1))
+        self._drop(
+            lambda item: item.partition.is_closed and (item.event is None or item.offset > item.partition.upto)
+        )
         for key in [key for key, (_, partition) in self._timers.items() if partition.is_closed]:
             self._timers.pop(key)[0].cancel()
             self._attempts.pop(key, None)
-        self._forget(dropped)
-        return partitions
+        self._wake()
+
+    def _drop(self, is_dropped: Callable[[_Item], bool]) -> None:
+        self._forget(self._lanes.drop(is_dropped, self._taken.__contains__))
 
     async def _let_finish(self, partitions: Sequence[_Partition], timeout_s: float) -> None:
-        def running() -> list[_Worker]:
-            return [w for w in self._workers if w.item is not None and w.item.partition in partitions]
-
+        """Wait until nothing of the partitions runs or is ready; cancel what runs after the deadline."""
         for wait_s in (timeout_s, CANCEL_S):
             deadline = time.monotonic() + wait_s
-            while running() and (left := deadline - time.monotonic()) > 0:
+            while self._is_busy(partitions) and (left := deadline - time.monotonic()) > 0:
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._settling.append(future)
                 await asyncio.wait([future], timeout=left)
-            self._cancel(running(), "revoked")
+            mine = [w for w in self._workers if w.item is not None and w.item.partition in partitions]
+            self._drop(lambda item: item.partition in partitions)
+            self._cancel(mine, "revoked")
+        for partition in partitions:
+            partition.is_gone = True
+            self._partitions.pop(partition.place, None)
+        self._drop(lambda item: item.partition.is_gone)
+        self._wake()
+
+    def _is_busy(self, partitions: Sequence[_Partition]) -> bool:
+        if any(w.item is not None and w.item.partition in partitions for w in self._workers):
+            return True
+        return not self._is_stopping and self._lanes.any_ready(lambda item: item.partition in partitions)
 
     def _settled(self) -> None:
         waiting, self._settling = self._settling, []
