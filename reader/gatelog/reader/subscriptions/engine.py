@@ -465,8 +465,6 @@ class Engine:
     ) -> None:
         if item.entry is None:
             parked = ParkedEvent.of(event, item.partition.place, item.offset, reason, attempts, trace)
-            if not attempts and self._parker.view.is_replayed(event.stream):
-                parked = parked.asked_again()  # it follows those before it
         else:
             found = await self._parker.fetch(item.entry.parked_offset)
             if found is None:  # dropped, or asked for once more, meanwhile

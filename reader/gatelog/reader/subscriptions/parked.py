@@ -162,6 +162,7 @@ class Entry:
     version: int
     place: Place
     state: ParkedState
+    is_follower: bool  # it never failed: it is parked only because one before it in its stream is
     parked_offset: int
 
 
@@ -220,16 +221,14 @@ class ParkedView:
         """Say whether events of the stream are parked."""
         return stream in self._streams
 
-    def is_replayed(self, stream: str) -> bool:
-        """Say whether the first parked event of the stream was asked for again."""
-        entries = self._of(stream)
-        return bool(entries) and entries[0].state is ParkedState.REPLAY
-
     def due(self, stream: str, *, hold: bool) -> list[Entry]:
-        """Return what to replay of a stream now, in order: with ``hold``, only what nothing parked stands before."""
+        """Return what to handle of a stream now, in order: what was asked for, and what only followed.
+
+        With ``hold``, only what no event that failed, and was not asked for again, stands before.
+        """
         due = []
         for entry in self._of(stream):
-            if entry.state is ParkedState.REPLAY:
+            if entry.state is ParkedState.REPLAY or entry.is_follower:
                 due.append(entry)
             elif hold:
                 break

@@ -236,4 +236,4 @@ class ParkedTopic:
 
 def entry_of(event: ParkedEvent, offset: int) -> Entry:
     """Return what a member keeps of a parked event whose record stands at ``offset``."""
-    return Entry(event.event_id, event.stream, event.version, event.place, event.state, offset)
+    return Entry(event.event_id, event.stream, event.version, event.place, event.state, event.attempts == 0, offset)
