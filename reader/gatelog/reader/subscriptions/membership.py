@@ -14,9 +14,10 @@ from typing import Any
 
 from gatelog.core import kafka, logs
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place
-from gatelog.reader.subscriptions.polling import Poller, ProtocolNotSupportedError
+from gatelog.reader.subscriptions.polling import Poller
 from gatelog.reader.subscriptions.probing import committed
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import source_of

@@ -69,7 +69,9 @@ class ParkedTopic:
         """
         if self._consumer is None:
             self._consumer = self._new_consumer()
-        return self.name in kafka.partitions_of(self._consumer, self._properties)
+        with kafka.translated(self._properties):
+            found = self._consumer.list_topics(self.name, timeout=kafka.REQUEST_TIMEOUT_S).topics
+        return self.name in found and found[self.name].error is None
 
     def news(self) -> list[Word]:
         """Return everything that was written since the last call, up to the end of the topic as it is now.

@@ -10,7 +10,7 @@ from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.beating import beating
-from gatelog.reader.subscriptions.engine import Beginnings, Engine, Handler, Plan
+from gatelog.reader.subscriptions.engine import Engine
 from gatelog.reader.subscriptions.failures import Failures
 from gatelog.reader.subscriptions.iterating import Iteration
 from gatelog.reader.subscriptions.membership import Membership
@@ -19,6 +19,7 @@ from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining, Place
 from gatelog.reader.subscriptions.standing import Standing, standings
 from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
+from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
