@@ -45,7 +45,7 @@ class Poller:
         protocol: str,
         parser: Parser,
         owner: Owner,
-        deliver: Callable[[list[Batch]], None],
+        deliver: Callable[[list[Batch] | None], None],
     ) -> None:
         """Make the consumer; ``start`` joins. Called in the event loop, whose owner is asked there."""
         self.protocol = protocol
@@ -183,7 +183,7 @@ class Poller:
         with suppress(RuntimeError):  # the consumer is closed; nobody waits for an answer for ever
             self._obey()
         if not self._loop.is_closed():
-            self._deliver([])
+            self._deliver(None)
 
     def _subscribe(self) -> None:
         store = self._settings.store
@@ -231,7 +231,8 @@ class Poller:
             batches = self._parser.batches(messages, self.assigned)
             self._delivered_events += sum(len(batch.events) for batch in batches)
             self._delivered_bytes += sum(batch.size_bytes for batch in batches)
-            self._deliver(batches)
+            if batches:  # none, when they are of partitions that have just gone
+                self._deliver(batches)
 
     def _room_for(self) -> int:
         """Return how many events more may be in hand."""
