@@ -1,7 +1,6 @@
 """``gatelog consume``: run a program's subscription, in one process or in several."""
 
 import asyncio
-import importlib
 import os
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from typing import Annotated, Final
 import typer
 
 from gatelog.console import options
+from gatelog.console.programs import imported
 from gatelog.console.running import JsonLogs, loop_factory
 from gatelog.core import logs, services
-from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.reader import Subscription
 
@@ -40,7 +39,7 @@ def consume(
     gatelog consume shop/billing.py:app --concurrency 200 --workers 2
     """
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    subscription = _imported(target)
+    subscription = imported(target, Subscription)
     settings = options.settings_of(store, home)
     if workers == 1:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -49,28 +48,6 @@ def consume(
     code = _supervise(_command(target, concurrency, store, home, json_logs), workers)
     if code:
         raise typer.Exit(code)
-
-
-def _imported(target: str) -> Subscription:
-    module, colon, name = target.rpartition(":")
-    if not (module and colon and name):
-        raise InvalidInputError(f"{target!r}: say MODULE:NAME, for example billing:app or shop/billing.py:app.")
-    if module.endswith(".py"):
-        path = Path(module)
-        sys.path.insert(0, str(path.parent.resolve()))
-        module = path.stem
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise  # of something that the module imports: its own trace says where
-        raise InvalidInputError(f"{target!r}: there is no module {module!r} here ({Path.cwd()}).") from error
-    if not isinstance(found, Subscription):
-        what = "nothing of that name" if found is None else f"a {type(found).__name__}"
-        raise InvalidInputError(f"{target!r} is {what}, not a Subscription.")
-    return found
 
 
 class _Consumer:

@@ -15,7 +15,7 @@ from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, parse_record, source_of
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 app = typer.Typer(help="Events that a subscription has given up.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -160,7 +160,7 @@ async def _payload(settings: Settings, event: ParkedEvent) -> dict[str, Any]:
     try:
         record = parse_record(source_of(settings.store), list(event.headers), event.value)
         async with postgres.pool(settings.dsn, settings.store, "gatelog parked", 1) as pool:
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
             await codec.warm({record.schema_id})
         found: RecordedEvent = record.with_codec(codec)
         return {"data": found.as_dict()}

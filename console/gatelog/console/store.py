@@ -15,7 +15,14 @@ from gatelog.indexer import status as index_status
 from gatelog.producer import status as producer_status
 from gatelog.reader import Standing, standings
 
-PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", "gatelog.reader.subscriptions")
+PARTS: Final = (
+    "gatelog.schemas",
+    "gatelog.producer",
+    "gatelog.indexer",
+    "gatelog.reader.folds",
+    "gatelog.reader.subscriptions",
+    "gatelog.reader",
+)
 
 
 def init(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:

@@ -5,6 +5,7 @@ Every class carries its facts as attributes, so that a caller decides on them an
 ``exit_code`` is what the command line ends with.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -76,6 +77,13 @@ class StoreNewerThanProgramError(GatelogError):
         super().__init__(
             f"Store {store!r} is at migration {found}, this gatelog knows {known}. Upgrade this program."
         )
+
+
+class RegistryUnavailableError(GatelogError):
+    """The schema registry does not answer, or says that it cannot right now."""
+
+    retryable = True
+    exit_code = 3
 
 
 # --- appends ---------------------------------------------------------------------------------------
@@ -218,6 +226,25 @@ class ReconcileRefusedError(GatelogError):
     exit_code = 8
 
 
+class RebuildRefusedError(GatelogError):
+    """A rebuilt index may not take the place of the live one. The live index was not changed."""
+
+    exit_code = 8
+
+
+class RebuildActiveError(GatelogError):
+    """Another rebuild of the same index is at work."""
+
+    retryable = True
+    exit_code = 6
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        super().__init__(
+            f"Store {store!r}: another `gatelog index rebuild` is at work. Let it finish, or stop it first."
+        )
+
+
 class RelayActiveError(GatelogError):
     """A relay is active on the store, so that nothing else may decide what was published."""
 
@@ -242,6 +269,49 @@ class UndecodableRecordError(GatelogError):
     """A Kafka record, or stored bytes, are not what gatelog writes."""
 
     exit_code = 9
+
+
+# --- projections -----------------------------------------------------------------------------------
+
+
+class ProjectionNotPreparedError(GatelogError):
+    """The projection has no checkpoints in the database of its read model."""
+
+    exit_code = 4
+
+    def __init__(self, projection: str, where: str) -> None:
+        self.projection = projection
+        super().__init__(
+            f"Projection {projection!r} was not prepared in the database at {where}. Run `gatelog projection "
+            "prepare`, or `await projection.prepare()`, once, as a role that may make tables there."
+        )
+
+
+class ProjectionReplacedError(GatelogError):
+    """A newer version of the projection is live, or is being built: this program is too old for it."""
+
+    exit_code = 4
+
+    def __init__(self, projection: str, version: int, found: int) -> None:
+        self.projection, self.version, self.found = projection, version, found
+        super().__init__(
+            f"Projection {projection!r}: version {found} has taken the place of version {version}, which is this "
+            "program's. Run the newer program."
+        )
+
+
+class ProjectionFailedError(GatelogError):
+    """The function of a projection or transform raised an error. The event was not handled, nor was any after it."""
+
+    exit_code = 9
+
+    def __init__(self, projection: str, stream: str, version: int, position: int | None, event_type: str) -> None:
+        self.projection, self.stream, self.version, self.position = projection, stream, version, position
+        super().__init__(
+            f"The function of {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
+            f"{position}): see the error that caused this one. Nothing of the event was written, and everything "
+            "handled before is kept. Repair the function and start again: it goes on with this event."
+        )
 
 
 # --- subscriptions ---------------------------------------------------------------------------------
@@ -296,10 +366,40 @@ class StreamNotFoundError(GatelogError):
         super().__init__(f"Stream {stream!r} has no events. Ids are case-sensitive: check spelling and category.")
 
 
+class InvalidCursorError(InvalidInputError):
+    """The cursor is not one of this store and query."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Pass a cursor on as it came, to the same query; or begin without one.")
+
+
+class PayloadNotIndexedError(GatelogError):
+    """The query looks at payloads, and the index holds none that SQL can see."""
+
+    exit_code = 2
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        super().__init__(
+            f"Store {store!r}: the query has payload conditions (where), but index_jsonb is off. Read without "
+            "them and filter in the program, or switch index_jsonb on and rebuild the index."
+        )
+
+
 class SchemaError(GatelogError):
     """A schema is unknown, illegal, or does not fit the model or bytes at hand."""
 
     exit_code = 11
+
+
+class IncompatibleSchemaError(SchemaError):
+    """A schema does not fit the versions of its subject that came before. Nothing was registered."""
+
+    def __init__(self, subject: str, level: str, problems: Sequence[str]) -> None:
+        self.subject, self.level, self.problems = subject, level, tuple(problems)
+        super().__init__(
+            f"The new schema of {subject} does not fit under {level}, and was not registered: " + "; ".join(problems)
+        )
 
 
 class WaitTimeoutError(GatelogError):

@@ -23,7 +23,7 @@ from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 RETRY_INTERVAL_S: Final = 1.0
 
@@ -276,7 +276,7 @@ class Subscription:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
-            yield pool, Codec(PostgresRegistry(settings, pool), register=False)
+            yield pool, Codec(registry_of(settings, pool), register=False)
 
     def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
         starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
