@@ -10,7 +10,7 @@ from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.beating import beating
-from gatelog.reader.subscriptions.engine import Beginnings, Engine, Handler, Plan
+from gatelog.reader.subscriptions.engine import Engine
 from gatelog.reader.subscriptions.failures import Failures
 from gatelog.reader.subscriptions.iterating import Iteration
 from gatelog.reader.subscriptions.membership import Membership
@@ -19,6 +19,7 @@ from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining, Place
 from gatelog.reader.subscriptions.standing import Standing, standings
 from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
+from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
@@ -229,7 +230,7 @@ class Subscription:
         settings: Settings | None = None,
         *,
         types: Iterable[type[Event] | str] | None = None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
         """Yield events of one partition at a time, at most 1,000. A batch is handled when the next is asked for.
 
         Raises: as ``events``.
@@ -246,7 +247,7 @@ class Subscription:
         stop: asyncio.Event | None,
         settings: Settings | None,
         types: Iterable[type[Event] | str] | None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
         settings = settings or Settings.load()
         names = None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
         async with self._opened(settings) as (pool, codec):
