@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
@@ -14,7 +14,7 @@ from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent]], Awaitable[None]]
+Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent[Any]]], Awaitable[None]]
 ATTEMPTS_MAX: Final = 8  # of a batch that collided with other transactions
 BACKOFF_S: Final = 0.02
 

@@ -14,7 +14,7 @@ from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def total_order(
         return dict.fromkeys(places, start)
 
     async with postgres.pool(settings.dsn, settings.store, "gatelog follow", 2) as pool:
-        codec = Codec(PostgresRegistry(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False)
         order = TotalOrder(settings, codec, History(settings, pool, codec), categories, meet)
         try:
             yield order

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
@@ -55,8 +55,8 @@ _log = logs.logger("ordered")
 Meet = Callable[[Collection[Place]], Awaitable[Mapping[Place, Checkpoint]]]
 
 
-# Position, place, offset, and the fields of a Record. Plain tuples of plain values: the garbage collector stops to look
-# at them, which it would not do for a Record, and there may be a hundred thousand.
+# Position, place, offset, and the fields of a Record. Plain tuples of plain values: the garbage collector stops to
+# look at them, which it would not do for a Record, and there may be a hundred thousand.
 _Held: TypeAlias = tuple[int, Place, int, tuple[Any, ...]]
 
 

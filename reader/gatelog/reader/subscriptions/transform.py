@@ -44,7 +44,7 @@ class Outgoing:
     headers: Sequence[tuple[str, str | bytes | None]] = ()
 
 
-Function: TypeAlias = Callable[[RecordedEvent], Awaitable[Iterable[Outgoing]]]
+Function: TypeAlias = Callable[[RecordedEvent[Any]], Awaitable[Iterable[Outgoing]]]
 FunctionT = TypeVar("FunctionT", bound=Function)
 
 
