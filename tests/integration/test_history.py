@@ -50,25 +50,30 @@ async def test_nothing_is_missed_or_doubled_where_the_topics_have_forgotten(
     projection = keeping("late", settings, order=order, categories=["Note", "Bill"])
     await projection.prepare(settings)
     schema = schema_of("late", settings)
+    await fill(producer, 30)
+    async with at_work(settings, projection):
+        await has(rows, schema, 20)
     await fill(producer, 60)
-    await indexed(reader, 60)
+    await indexed(reader, 90)
+    await forget(settings)  # from where it was, which is another position in each partition
+    await fill(producer, 30)  # in Kafka, and perhaps not in the index
+    async with at_work(settings, projection):
+        await fill(producer, 30)
+        await has(rows, schema, 100)
+    other = keeping("later", settings, order=order, categories=["Note", "Bill"])
+    await other.prepare(settings)
+    await indexed(reader, 150)
     await forget(settings)
-    await fill(producer, 30)  # some in Kafka, and perhaps not in the index
-    async with at_work(settings, projection):
+    async with at_work(settings, other):  # from the beginning
         await fill(producer, 30)
-        await has(rows, schema, 80)
-    await fill(producer, 60)
-    await indexed(reader, 180)
-    await forget(settings)  # from the middle of where it was
-    async with at_work(settings, projection):
-        await has(rows, schema, 120)
-        await fill(producer, 30)
-        await indexed(reader, 210)
-        await has(rows, schema, 140)
+        await has(rows, schema_of("later", settings), 120)
     expected = [event.position async for event in reader.category("Note", "Bill")]
-    found = await positions(rows, schema)
-    assert sorted(found) == expected
-    assert order == "partition" or found == expected
+    for found, wanted in (
+        (await positions(rows, schema), expected[:100]),
+        (await positions(rows, schema_of("later", settings)), expected),
+    ):
+        assert sorted(found) == wanted
+        assert order == "partition" or found == wanted
 
 
 async def test_what_is_nowhere_is_named(
