@@ -48,7 +48,7 @@ def start(settings: Settings, folder: Path, *options: str) -> Background:
         GATELOG_SUBSCRIPTION_PROTOCOL=settings.subscription_protocol,
         GATELOG_SUBSCRIPTION_SESSION_TIMEOUT_S=str(SESSION_TIMEOUT_S),
     )
-    return Background(["consume", "members_program.py:app", "--json-logs", *options], own, folder / "members.log")
+    return Background(["consume", "members_program.py:app", "--json-logs", *options], own, folder / "members.log", ())
 
 
 async def handled(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings) -> list[tuple[str, int, int]]:
