@@ -57,7 +57,7 @@ def bare_consume(store: Settings, count: int, definition: dict[str, Any] | None 
         pass
     begun, seen = time.perf_counter(), 1
     while seen < count:
-        for message in consumer.consume(1_000, 1.0):
+        for message in consumer.consume(min(1_000, count - seen), 1.0):  # it waits for a full batch
             if message.error() is None:
                 _headers, value = dict(message.headers() or ()), message.value()
                 seen += 1
@@ -139,11 +139,11 @@ async def faststream(store: Settings, count: int) -> float | None:
         return None
     from faststream.confluent import KafkaBroker
 
-    broker = KafkaBroker(store.kafka_properties["bootstrap.servers"])
+    broker: Any = KafkaBroker(store.kafka_properties["bootstrap.servers"])
     done, seen, begun, took = asyncio.Event(), 0, 0.0, 0.0
     group = f"faststream-{secrets.token_hex(4)}"
 
-    @broker.subscriber(topic_of(store.store, "Order"), group_id=group, auto_offset_reset="earliest")
+    @broker.subscriber(topic_of(store.store, "Order"), group_id=group, auto_offset_reset="earliest")  # type: ignore[untyped-decorator] # not installed as a rule
     async def handle(_body: bytes) -> None:
         nonlocal seen, begun, took
         begun = begun or time.perf_counter()
