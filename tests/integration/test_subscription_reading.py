@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import pytest
@@ -22,6 +23,12 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Start, Subscription
 from gatelog.reader.subscriptions.probing import Probe
 from gatelog.schemas import Event, RecordedEvent
+from gatelog.schemas.upcasting import Part, forget, upcast
+
+
+class Moved(Event):
+    was: str
+    now: str
 
 
 class Paid(Event):
@@ -154,6 +161,37 @@ async def test_other_types_pass_by_undecoded_and_strangers_too(settings: Setting
     assert "Mix-1@1 Noted" in repr(first)
 
 
+async def test_events_that_an_upcaster_splits_are_handled_in_parts(settings: Settings, producer: Producer) -> None:
+    await producer.append("Mix-1", [Moved(was="a", now="b"), Noted(text="c")], expected_version=ANY)
+
+    @upcast(Moved, from_version=1, into=[Noted])
+    def split(payload: dict[str, Any]) -> list[Part]:
+        return [Part(Noted, {"text": payload["was"]}), Part(Noted, {"text": payload["now"]})]
+
+    try:
+        subscription = Subscription("parts")
+        seen: list[str] = []
+
+        @subscription.on(Noted)
+        async def note(event: RecordedEvent[Noted]) -> None:
+            seen.append(f"{event.data.text} {event.part}/{event.parts}")
+
+        async with consuming(subscription, settings):
+            await holds(lambda: len(seen) == 3, "all parts are handled")
+        assert seen == ["a 1/2", "b 2/2", "c 1/1"]
+        read: list[str] = []
+        stop = asyncio.Event()
+        async with asyncio.timeout(60):
+            async for event in Subscription("loop").events(stop, settings, types=[Noted]):
+                assert isinstance(event.data, Noted)
+                read.append(event.data.text)
+                if len(read) == 3:
+                    stop.set()
+        assert read == ["a", "b", "c"]
+    finally:
+        forget("Moved")
+
+
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 async def test_handlers_run_in_parallel_in_order_within_a_stream(
     settings: Settings, producer: Producer, protocol: str
@@ -250,6 +288,6 @@ async def test_a_broken_header_is_found_when_it_is_looked_at(settings: Settings,
     stop = asyncio.Event()
     async with asyncio.timeout(60):
         async for event in subscription.events(stop, settings):
-            with pytest.raises(UndecodableRecordError, match="a header is not what it should be"):
+            with pytest.raises(UndecodableRecordError, match="not what it should be"):
                 _ = event.recorded_at
             stop.set()

@@ -15,10 +15,11 @@ from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import ParkedEvent
 from gatelog.reader.subscriptions.parker import Parker
-from gatelog.reader.subscriptions.work import Counts, Item, Key, Partition, Plan
+from gatelog.reader.subscriptions.work import Counts, Handler, Item, Key, Partition, Plan
 from gatelog.reader.subscriptions.workers import Worker
 from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
+from gatelog.schemas.parts import as_read
 
 RELEASE_EVENTS: Final = 256
 PARK_AGAIN_S: Final = 1.0
@@ -55,6 +56,7 @@ class Fates:
         self._done_events = self._done_bytes = 0
 
     async def handle(self, worker: Worker, key: Key, item: Item) -> None:
+        """Call the handler of an event that was taken, and do what follows."""
         event = item.event
         if event is None:
             event = await self._fetch_replay(item)
@@ -63,13 +65,22 @@ class Fates:
                 return
         elif not self._parker.view.is_empty and await self._is_parked(key, item, event):
             return
-        handler = self._plan.handlers.get(event.type) or self._plan.fallback
-        assert handler is not None  # other types are filtered before
+        result, trace = await self._call(worker, event)
+        if result is None and item.entry is None:
+            self._close(key, item)
+        else:
+            await self._follow(key, item, event, result, trace)
+
+    async def _call(self, worker: Worker, event: KafkaEvent) -> tuple[object, str]:
+        """Return what the handler returned, or what it raised and its trace."""
         trace = ""
-        result: object
+        result: object = None
         try:
-            with handling(event):
-                result = await handler(event)
+            if event.schema_id in self._codec.reshapes:
+                result = await self._call_for_parts(event)
+            elif (handler := self._handler_of(event.type)) is not None:
+                with handling(event):
+                    result = await handler(event)
         except asyncio.CancelledError:
             assert worker.task is not None
             if worker.cancelled_for == "timeout":
@@ -80,16 +91,23 @@ class Fates:
                 raise
             else:
                 result = RuntimeError("the handler was cancelled from inside")
-        except Outcome as wish:
-            result = wish
-            trace = traceback.format_exc()
         except Exception as error:  # noqa: BLE001 - what is done about it is the point
-            result = error
-            trace = traceback.format_exc()
-        if result is None and item.entry is None:
-            self._close(key, item)
-        else:
-            await self._follow(key, item, event, result, trace)
+            result, trace = error, traceback.format_exc()
+        return result, trace
+
+    def _handler_of(self, event_type: str) -> Handler | None:
+        return self._plan.handlers.get(event_type) or self._plan.fallback
+
+    async def _call_for_parts(self, event: KafkaEvent) -> object:
+        """Call the handlers of what an upcaster makes of a stored event, up to the first that wants something."""
+        for part in as_read([event], self._codec):
+            handler = self._handler_of(part.type)
+            if handler is not None:
+                with handling(part):
+                    result = await handler(part)
+                if isinstance(result, Outcome):
+                    return result
+        return None
 
     async def _follow(self, key: Key, item: Item, event: KafkaEvent, result: object, trace: str) -> None:
         """Do what follows when a handler returned something, or raised."""

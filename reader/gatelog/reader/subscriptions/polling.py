@@ -18,13 +18,14 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from gatelog.core import kafka, logs
 from gatelog.core.domain import topic_pattern
-from gatelog.core.errors import GatelogError
+from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
 
 POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing arrives
+ASSIGN_TIMEOUT_S: Final = 60.0
 ASK_S: Final = 0.01
 FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
 BATCH_EVENTS_MAX: Final = 1_000
@@ -296,7 +297,12 @@ class Poller:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         places = places_of(partitions)
-        starts = self._ask(self._owner.assigned(places), 60.0) if places else {}
+        try:
+            starts = self._ask(self._owner.assigned(places), ASSIGN_TIMEOUT_S) if places else {}
+        except TimeoutError as error:
+            raise KafkaUnavailableError(
+                f"Where to begin {len(places)} partitions was not found out within {ASSIGN_TIMEOUT_S:g} s."
+            ) from error
         number = next(self._assignments)
         self.assigned = self.assigned | dict.fromkeys(places, number)
         consumer.incremental_assign(kafka_offsets(starts))

@@ -23,7 +23,9 @@ from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
+from gatelog.schemas.upcasting import stored_types_of
 
 RETRY_INTERVAL_S: Final = 1.0
 
@@ -213,11 +215,16 @@ class Subscription:
             KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
         """
         iteration = Iteration()
-        async with aclosing(self._iterate(iteration, stop, settings, types)) as found:
-            async for batch in found:
-                for place, event in enumerate(batch):
+        names = _names_of(types)
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
+            async for batch, codec in found:
+                for place, stored in enumerate(batch):
                     iteration.index = place
-                    yield event
+                    if stored.schema_id in codec.reshapes:
+                        for event in as_read([stored], codec, names):
+                            yield event
+                    else:
+                        yield stored
                     if iteration.is_current_gone or (stop is not None and stop.is_set()):
                         iteration.index = place + 1
                         break
@@ -236,9 +243,11 @@ class Subscription:
         Raises: as ``events``.
         """
         iteration = Iteration()
-        async with aclosing(self._iterate(iteration, stop, settings, types)) as found:
-            async for batch in found:
-                yield batch
+        names = _names_of(types)
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
+            async for batch, codec in found:
+                if events := as_read(batch, codec, names):
+                    yield events
                 iteration.index = len(batch)
 
     async def _iterate(
@@ -246,10 +255,9 @@ class Subscription:
         iteration: Iteration,
         stop: asyncio.Event | None,
         settings: Settings | None,
-        types: Iterable[type[Event] | str] | None,
-    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
+        names: Collection[str] | None,
+    ) -> AsyncGenerator[tuple[list[RecordedEvent], Codec], None]:
         settings = settings or Settings.load()
-        names = None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
         async with self._opened(settings) as (pool, codec):
             iteration.begin_with(self._beginnings(settings, pool))
             async with (
@@ -258,13 +266,13 @@ class Subscription:
                 aclosing(iteration.batches(member, stop or asyncio.Event())) as found,
             ):
                 async for batch in found:
-                    yield batch.events
+                    yield list[RecordedEvent](batch.events), codec
 
     def _joining(self, settings: Settings, types: Collection[str] | None) -> Joining:
         return Joining(
             self.group_of(settings.store),
             self._categories,
-            types,
+            None if types is None else stored_types_of(types),
             settings.subscription_events_max,
             settings.subscription_bytes_max,
             self._revoke_timeout_s,
@@ -276,7 +284,9 @@ class Subscription:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
-            yield pool, Codec(registry_of(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
+            yield pool, codec
 
     def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
         starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
@@ -286,3 +296,7 @@ class Subscription:
             return await origin.offsets_of(settings, places)
 
         return beginnings
+
+
+def _names_of(types: Iterable[type[Event] | str] | None) -> list[str] | None:
+    return None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
