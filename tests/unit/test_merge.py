@@ -1,7 +1,7 @@
 """The merge by position: whatever comes in whatever order, it gives what sorting would, and never too early."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatelog.core.errors import LogMismatchError
@@ -31,6 +31,7 @@ def logs(draw: st.DrawFn, *, gapless: bool) -> dict[Place, list[int]]:
     return log
 
 
+@settings(deadline=None)
 @given(st.data(), st.booleans(), st.integers(0, 20))
 def test_the_order_is_that_of_sorting_and_nothing_is_late(data: st.DataObject, gapless: bool, after: int) -> None:
     """At every moment: what was released is a prefix of the sorted log, and as long as can be known."""
@@ -66,6 +67,7 @@ def test_the_order_is_that_of_sorting_and_nothing_is_late(data: st.DataObject, g
     assert merge.missing == 0
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 10))
 def test_positions_that_no_partition_holds_are_counted(data: st.DataObject, hole: int) -> None:
     merge = Merge(0, gapless=True)

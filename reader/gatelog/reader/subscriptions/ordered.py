@@ -103,7 +103,7 @@ class TotalOrder:
         self._merge = Merge(0, gapless=categories is None)
         self._has_caught_up = False
         self._held_bytes = 0
-        self._unreadable = 0
+        self._unreadable = self._late = 0
         self._silence: _Silence | None = None
         self._asked: set[Place] = set()  # whose end is known, and not reached yet
         self._looked_at = self._moved_at = time.monotonic()
@@ -149,6 +149,9 @@ class TotalOrder:
             due = self._merge.release()
             if due:
                 self._moved_at = now
+            if self._merge.late > self._late:
+                _log.error("order.late", events=self._merge.late - self._late, upto=self._merge.upto)
+                self._late = self._merge.late
             if self._merge.missing > self._unreadable:
                 raise LogMismatchError(
                     f"{self._merge.missing} positions up to {self._merge.upto} are in no partition, and "
