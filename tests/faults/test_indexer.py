@@ -107,7 +107,7 @@ async def test_frozen_past_the_session_timeout_and_awake_again(
                     assert zombie.pid is not None
                     os.kill(zombie.pid, signal.SIGCONT)
 
-                    async def is_refused() -> bool:
+                    async def is_refused(log: Path = log) -> bool:
                         return "assignment is stale. It wrote nothing" in log.read_text(encoding="utf-8")
 
                     await until(is_refused, "the zombie is refused")
