@@ -71,6 +71,10 @@ async def judge(settings: Settings, events: int) -> None:
     assert aside == 0
 
 
+async def says(log: Path, text: str) -> bool:
+    return text in await asyncio.to_thread(log.read_text, encoding="utf-8")
+
+
 async def test_killed_at_any_moment_while_others_come_and_go(
     settings: Settings, producer: Producer, chance: random.Random, long: bool, tmp_path: Path
 ) -> None:
@@ -103,16 +107,13 @@ async def test_frozen_past_the_session_timeout_and_awake_again(
                 events += appending.events
                 with indexer(settings, tmp_path / "other"):
                     await until(partial(indexed_upto, reader, events), "the other one takes over")
-                    assert "stale" not in log.read_text(encoding="utf-8")
+                    assert not await says(log, "stale")
                     assert zombie.pid is not None
                     os.kill(zombie.pid, signal.SIGCONT)
 
-                    async def is_refused(log: Path = log) -> bool:
-                        return "assignment is stale. It wrote nothing" in log.read_text(encoding="utf-8")
-
-                    await until(is_refused, "the zombie is refused")
+                    await until(partial(says, log, "assignment is stale. It wrote nothing"), "the zombie is refused")
                     more = await producer.append("Note0-1", [Noted(text="x")], expected_version=ANY)
                     await reader.indexed(more.event_ids)
                     events += 1
-                assert "record." not in log.read_text(encoding="utf-8"), "it met nothing that it had to set aside"
+                assert not await says(log, "record."), "it met nothing that it had to set aside"
     await judge(settings, events)

@@ -11,6 +11,7 @@ from gatelog.console import (
     demo,
     events,
     imports,
+    index_fields,
     indexing,
     reconciling,
     republishing,
@@ -71,6 +72,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
+indexing.app.command()(index_fields.fields)
 
 
 def main() -> None:

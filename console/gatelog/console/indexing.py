@@ -24,7 +24,7 @@ UNREADABLE: Final = 9
 
 Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]…", help="As `gatelog index unreadable` says.")]
 
-_HELP: Final = "Rebuild the index, and see to records that it could not read."
+_HELP: Final = "Rebuild the index, see to records that it could not read, index fields of payloads."
 
 app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 

@@ -14,7 +14,7 @@ from gatelog.core.settings import Settings
 from gatelog.indexer import status as index_status
 from gatelog.producer import status as producer_status
 
-PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer")
+PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", "gatelog.reader.folds")
 
 
 def init(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:

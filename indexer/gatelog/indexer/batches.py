@@ -1,8 +1,9 @@
 """From Kafka records to what is written of them: rows of the index, records to keep aside, next offsets."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from confluent_kafka import Message
 
@@ -13,6 +14,8 @@ from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 
 _log = logs.logger("indexer")
+
+TURN_RECORDS: Final = 100  # after which other tasks get on: the batch before is on its way to Postgres
 
 Place: TypeAlias = tuple[str, int]  # topic, partition
 
@@ -58,16 +61,20 @@ class BatchReader:
         self._codec = codec
         self._with_json = with_json
 
-    async def read(self, messages: Sequence[Message], wanted: Collection[Place]) -> Batch:
-        """Return what is to be written of the messages of ``wanted`` partitions; others are passed over.
+    async def read(self, messages: Sequence[Message], wanted: Mapping[Place, int]) -> Batch:
+        """Return what is to be written of the messages of ``wanted`` partitions, from these offsets on.
+
+        Other messages are passed over: they were on their way when their partition was revoked, or given anew.
 
         A record of another source is logged and passed over. One that claims to be ours and cannot be read is kept.
         """
         batch, records = Batch(), []
-        for message in messages:
+        for number, message in enumerate(messages):
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
             place, offset = place_of(message)
-            if place not in wanted:
-                continue  # revoked while it was on its way
+            if offset < wanted.get(place, offset + 1):
+                continue
             batch.upto[place] = offset + 1
             try:
                 records.append((message, parse_record(self._source, message.headers(), message.value())))
@@ -78,9 +85,11 @@ class BatchReader:
                 batch.keep(message, str(error))
         if self._with_json:
             await self._codec.warm({record.schema_id for _, record in records})
-        for message, record in records:
+        for number, (message, record) in enumerate(records):
             batch.rows.append(row_of(record, self._json(batch, message, record)))
             batch.messages.append(message)
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
         return batch
 
     def _json(self, batch: Batch, message: Message, record: Record) -> str | None:

@@ -86,7 +86,8 @@ class _Session:
         codec = Codec(PostgresRegistry(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
-        self._next: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
+        self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
@@ -109,29 +110,42 @@ class _Session:
     async def close(self) -> None:
         self._watching.cancel()
         await asyncio.wait([self._watching])
+        await self._written()
         await asyncio.to_thread(self._consumer.close)
+        if self._writing is not None:
+            await self._writing  # it may have failed
 
     async def run_once(self) -> int:
-        """Index what has arrived; return the number of records."""
+        """Index what has arrived; return the number of records.
+
+        Postgres writes a batch while the next one is fetched and read. One is written after the other.
+        """
         if self._watching.done():
             self._watching.result()
         rows_max = self._settings.index_rows_max
         try:
             messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        except LogMismatchError:
-            await asyncio.to_thread(
-                topics.refuse_gaps, self._properties, self._next
-            )  # says it exactly, if it is that
+        except LogMismatchError:  # if it is that, this says it exactly
+            await asyncio.to_thread(topics.refuse_gaps, self._properties, self._next)
             raise
-        if not messages:
-            return 0
         batch = await self._reader.read(messages, self._next)
-        await self._writer.write(batch, self._next)
-        self._next.update(batch.upto)
+        if self._writing is not None and (messages or self._writing.done()):
+            writing, self._writing = self._writing, None
+            await writing
+        if batch.upto:
+            since = dict(self._next)
+            self._next.update(batch.upto)
+            self._writing = asyncio.create_task(self._writer.write(batch, since))
         return len(messages)
+
+    async def _written(self) -> None:
+        """Wait until nothing is being written; whether it failed is for ``run_once`` to find."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""
+        self._settle()
         places = [(p.topic, p.partition) for p in partitions]
         asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
         self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
@@ -139,6 +153,8 @@ class _Session:
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called in the polling thread. Who has the partitions next finds what we were writing."""
+        self._settle()
         self._next = {}
         _log.info("indexer.revoked", partitions=len(partitions))
 
@@ -152,6 +168,9 @@ class _Session:
             await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
             with suppress(KafkaUnavailableError):
                 await self._claim_topics({name for name, _ in self._next})
+
+    def _settle(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
 
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
         names, numbers = [topic for topic, _ in places], [p for _, p in places]

@@ -1,6 +1,9 @@
 """Streams, queries and subscriptions."""
 
+from gatelog.reader.folds import State
+from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscription import Subscription
+from gatelog.reader.where import Condition, field
 
-__all__ = ["Reader", "Subscription"]
+__all__ = ["Condition", "Page", "Query", "Reader", "State", "Subscription", "field"]
