@@ -256,11 +256,14 @@ class _Rebuild:
         live = await self._fresh.live_offsets()
         behind = {place: offset for place, offset in live.items() if self._next.get(place, 0) < offset}
         if behind:
-            names = {name for name, _ in behind}
-            widths = {name: 1 + max(p for n, p in behind if n == name) for name in names}
-            starts = {name: [self._next.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
-            ends = {name: [behind.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
-            await self._read(writer, starts, starts, ends)
+            there = await asyncio.to_thread(topics.of_names, self._properties, {name for name, _ in behind})
+            ends = await asyncio.to_thread(tail.ends_of, self._properties, there)
+            upto = {
+                name: [min(end, behind.get((name, p), 0)) for p, end in enumerate(offsets)]
+                for name, offsets in ends.items()
+            }
+            starts = {name: [self._next.get((name, p), 0) for p in range(len(each))] for name, each in upto.items()}
+            await self._read(writer, starts, starts, upto)
 
     async def _wait_for_old_snapshots(self) -> None:
         """Wait until every snapshot sees all of the fresh index: an older one would find a hole in it."""
