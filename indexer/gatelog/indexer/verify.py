@@ -145,7 +145,8 @@ class _Verification:
                 )
 
     async def _compare_chunk(self, messages: Sequence[Message], in_kafka: Positions, first: int, last: int) -> None:
-        records, repeated = [], []
+        records: list[tuple[Message, Record]] = []
+        repeated: list[tuple[Message, Record]] = []
         for message in messages:
             self._records += 1
             if (record := self._parsed(message)) is None:
