@@ -23,7 +23,7 @@ def run(store: options.Store = None, home: options.Home = None, json_logs: JsonL
     gatelog run --store billing --json-logs
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
+    until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
 
 
 def relay(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -32,7 +32,7 @@ def relay(store: options.Store = None, home: options.Home = None, json_logs: Jso
     gatelog relay
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
+    until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
 
 
 def indexer(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -41,16 +41,18 @@ def indexer(store: options.Store = None, home: options.Home = None, json_logs: J
     gatelog indexer
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Indexer(settings))
+    until_signal(json_logs, Indexer(settings))
 
 
-def _until_signal(json_logs: bool, *running: services.Service) -> None:
+def until_signal(json_logs: bool, *running: services.Service) -> None:
+    """Run services until SIGTERM or Ctrl-C, with logs for people or, where nobody looks, for programs."""
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(services.run_until_signal(*running))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where it is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:  # it is in the extra "speed"

@@ -20,7 +20,7 @@ from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
@@ -83,7 +83,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(PostgresRegistry(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
@@ -108,9 +108,9 @@ class _Session:
         self._watching = asyncio.create_task(self._watch_topics())
 
     async def close(self) -> None:
+        await self._written()
         self._watching.cancel()
         await asyncio.wait([self._watching])
-        await self._written()
         await asyncio.to_thread(self._consumer.close)
         if self._writing is not None:
             await self._writing  # it may have failed
@@ -158,6 +158,9 @@ class _Session:
         self._next = {}
         _log.info("indexer.revoked", partitions=len(partitions))
 
+    def _settle(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
+
     async def _claim_topics(self, names: set[str]) -> None:
         ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
         await topics.claim(self._pool, self._settings.store, ids)
@@ -168,9 +171,6 @@ class _Session:
             await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
             with suppress(KafkaUnavailableError):
                 await self._claim_topics({name for name, _ in self._next})
-
-    def _settle(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
 
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
         names, numbers = [topic for topic, _ in places], [p for _, p in places]

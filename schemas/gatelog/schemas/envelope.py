@@ -30,7 +30,7 @@ _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several time
 
 Row: TypeAlias = Sequence[Any]  # the fields of a Record in their order; the position may be None
 SCHEMA_ID: Final = 10  # place of schema_id in a row
-DataT = TypeVar("DataT", default=Event | dict[str, Any])
+DataT = TypeVar("DataT", default=Event | dict[str, Any], covariant=True)
 
 
 class RecordedEvent(Generic[DataT]):
@@ -106,6 +106,16 @@ class RecordedEvent(Generic[DataT]):
     def raw(self) -> bytes:
         """The payload as stored: Avro without a header."""
         return self._row[11]  # type: ignore[no-any-return] # see above
+
+    @property
+    def part(self) -> int:
+        """Which of ``parts`` it is, from 1: an upcaster may split a stored event. See ``gatelog.schemas.upcast``."""
+        return 1
+
+    @property
+    def parts(self) -> int:
+        """How many events the stored one is read as."""
+        return 1
 
     @property
     def category(self) -> str:
