@@ -7,7 +7,18 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, index_fields, indexing, reconciling, running, services, store
+from gatelog.console import (
+    demo,
+    events,
+    imports,
+    index_fields,
+    indexing,
+    reading,
+    reconciling,
+    running,
+    services,
+    store,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -51,7 +62,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.indexer,
     reconciling.reconcile,
     events.append,
-    events.read,
+    reading.read,
     events.tail,
     demo.demo,
 ]
