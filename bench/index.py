@@ -30,7 +30,7 @@ from gatelog.reader import Reader
 from gatelog.schemas import NewEvent
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import new_id
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.postgres_registry import PostgresRegistry
 
 INDEXED: Final = 200_000
 EVERYTHING: Final = 1_000_000

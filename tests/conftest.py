@@ -31,6 +31,7 @@ from gatelog.reader import Reader
 
 POSTGRES = "GATELOG_TEST_POSTGRES_DSN"
 KAFKA = "GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS"
+REGISTRY = "GATELOG_TEST_REGISTRY_URL"
 _HOME = "gatelog_home"
 _home = pytest.StashKey[Path]()
 
@@ -102,6 +103,13 @@ def endpoints(pytestconfig: pytest.Config) -> Iterator[Endpoints]:
         yield Endpoints(local.up(only="postgres").postgres_dsn, servers)
     else:
         yield local.up()  # by each worker: the first one starts them
+
+
+@pytest.fixture(scope="session")
+def registry_url(pytestconfig: pytest.Config) -> str:
+    """Where a real registry with Confluent's API listens; started by the first test that asks."""
+    given = os.environ.get(REGISTRY)
+    return given or LocalServices(pytestconfig.stash[_home] / "services").up(only="registry").registry_url
 
 
 @pytest.fixture

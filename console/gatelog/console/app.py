@@ -15,9 +15,16 @@ from gatelog.console import (
     indexing,
     reading,
     reconciling,
+    republishing,
     running,
+    schema,
+    schema_copy,
+    schema_files,
+    schema_registry,
     services,
+    serving,
     store,
+    verifying,
 )
 from gatelog.core.errors import GatelogError
 
@@ -51,6 +58,10 @@ app = typer.Typer(
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
 app.add_typer(indexing.app, name="index")
+schemas = typer.Typer(
+    help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(schemas, name="schema")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -60,7 +71,10 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    serving.serve,
     reconciling.reconcile,
+    republishing.republish,
+    verifying.verify,
     events.append,
     reading.read,
     events.tail,
@@ -70,6 +84,21 @@ for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
 indexing.app.command()(index_fields.fields)
+_SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "check": schema.check,
+    "diff": schema.diff,
+    "lint": schema.lint_,
+    "list": schema_registry.list_,
+    "show": schema_registry.show,
+    "history": schema_registry.history,
+    "level": schema_registry.level,
+    "register": schema_registry.register,
+    "generate": schema_files.generate,
+    "export": schema_files.export,
+    "copy": schema_copy.copy_,
+}
+for name, command in _SCHEMA_COMMANDS.items():
+    schemas.command(name)(command)
 
 
 def main() -> None:

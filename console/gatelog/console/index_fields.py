@@ -12,7 +12,7 @@ from gatelog.console.output import errors, print_json, print_table
 from gatelog.core import migrations, postgres
 from gatelog.core.settings import Settings
 from gatelog.indexer.fields import FieldIndexes, index_fields
-from gatelog.schemas.event import models
+from gatelog.schemas.event import defined_models
 from gatelog.schemas.indexed import IndexedField, indexed_fields
 
 
@@ -32,7 +32,7 @@ def fields(
     """
     for module in modules:
         import_models(module)
-    wanted = [each for model in models() for each in indexed_fields(model)]
+    wanted = [each for model in defined_models() for each in indexed_fields(model)]
     found = asyncio.run(_index(options.settings_of(store, home), wanted, drop))
     if json:
         print_json(asdict(found))

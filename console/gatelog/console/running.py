@@ -23,7 +23,7 @@ def run(store: options.Store = None, home: options.Home = None, json_logs: JsonL
     gatelog run --store billing --json-logs
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
+    until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
 
 
 def relay(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -32,7 +32,7 @@ def relay(store: options.Store = None, home: options.Home = None, json_logs: Jso
     gatelog relay
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
+    until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
 
 
 def indexer(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -41,10 +41,11 @@ def indexer(store: options.Store = None, home: options.Home = None, json_logs: J
     gatelog indexer
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, Indexer(settings))
+    until_signal(json_logs, Indexer(settings))
 
 
-def _until_signal(json_logs: bool, *running: services.Service) -> None:
+def until_signal(json_logs: bool, *running: services.Service) -> None:
+    """Run services until SIGTERM or Ctrl-C, with logs for people or, where nobody looks, for programs."""
     logs.configure(json=json_logs or not sys.stderr.isatty())
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(services.run_until_signal(*running))

@@ -5,6 +5,7 @@ Every class carries its facts as attributes, so that a caller decides on them an
 ``exit_code`` is what the command line ends with.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -76,6 +77,13 @@ class StoreNewerThanProgramError(GatelogError):
         super().__init__(
             f"Store {store!r} is at migration {found}, this gatelog knows {known}. Upgrade this program."
         )
+
+
+class RegistryUnavailableError(GatelogError):
+    """The schema registry does not answer, or says that it cannot right now."""
+
+    retryable = True
+    exit_code = 3
 
 
 # --- appends ---------------------------------------------------------------------------------------
@@ -287,6 +295,16 @@ class SchemaError(GatelogError):
     """A schema is unknown, illegal, or does not fit the model or bytes at hand."""
 
     exit_code = 11
+
+
+class IncompatibleSchemaError(SchemaError):
+    """A schema does not fit the versions of its subject that came before. Nothing was registered."""
+
+    def __init__(self, subject: str, level: str, problems: Sequence[str]) -> None:
+        self.subject, self.level, self.problems = subject, level, tuple(problems)
+        super().__init__(
+            f"The new schema of {subject} does not fit under {level}, and was not registered: " + "; ".join(problems)
+        )
 
 
 class WaitTimeoutError(GatelogError):

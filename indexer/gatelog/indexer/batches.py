@@ -40,12 +40,16 @@ class Batch:
             reason=reason,
         )
 
+    def leave_out(self, places: Collection[int]) -> None:
+        """Drop these rows."""
+        self.rows = [row for place, row in enumerate(self.rows) if place not in places]
+        self.messages = [message for place, message in enumerate(self.messages) if place not in places]
+
     def set_aside(self, places: Collection[int], reason: str) -> None:
         """Keep the records of these rows instead of the rows."""
         for place in places:
             self.keep(self.messages[place], reason)
-        self.rows = [row for place, row in enumerate(self.rows) if place not in places]
-        self.messages = [message for place, message in enumerate(self.messages) if place not in places]
+        self.leave_out(places)
 
 
 class BatchReader:

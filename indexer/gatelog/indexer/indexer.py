@@ -6,22 +6,25 @@ believes, a record is written once, and an indexer that lost a partition without
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
 from gatelog.core import kafka, logs, migrations, postgres, services
 from gatelog.core.domain import topic_pattern
-from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
+TOPIC_CHECK_INTERVAL_S: Final = 5.0
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
 # Brokers allow no less. A member that is declared dead too early does no harm: it writes nothing (see writing).
 SESSION_TIMEOUT_MS: Final = 6_000
@@ -80,7 +83,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(PostgresRegistry(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
@@ -102,9 +105,12 @@ class _Session:
         self._consumer.subscribe(
             [topic_pattern(settings.store)], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
+        self._watching = asyncio.create_task(self._watch_topics())
 
     async def close(self) -> None:
         await self._written()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         await asyncio.to_thread(self._consumer.close)
         if self._writing is not None:
             await self._writing  # it may have failed
@@ -114,8 +120,16 @@ class _Session:
 
         Postgres writes a batch while the next one is fetched and read. One is written after the other.
         """
+        if self._watching.done():
+            self._watching.result()
         rows_max = self._settings.index_rows_max
-        messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
+        try:
+            messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
+        except LogMismatchError:
+            await asyncio.to_thread(
+                topics.refuse_gaps, self._properties, self._next
+            )  # says it exactly, if it is that
+            raise
         batch = await self._reader.read(messages, self._next)
         if self._writing is not None and (messages or self._writing.done()):
             writing, self._writing = self._writing, None
@@ -135,6 +149,7 @@ class _Session:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""
         self._settle()
         places = [(p.topic, p.partition) for p in partitions]
+        asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
         self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
         consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
         _log.info("indexer.assigned", partitions=len(places))
@@ -148,11 +163,22 @@ class _Session:
     def _settle(self) -> None:
         asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
 
+    async def _claim_topics(self, names: set[str]) -> None:
+        ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
+        await topics.claim(self._pool, self._settings.store, ids)
+
+    async def _watch_topics(self) -> None:
+        """Fail when a topic in hand was made anew: to the consumer it is still the same one."""
+        while True:
+            await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
+            with suppress(KafkaUnavailableError):
+                await self._claim_topics({name for name, _ in self._next})
+
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
-        topics, numbers = [topic for topic, _ in places], [p for _, p in places]
+        names, numbers = [topic for topic, _ in places], [p for _, p in places]
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(self._sql["lock_claims"])
-            await connection.execute(self._sql["claim_new"], topics, numbers)
-            rows = await connection.fetch(self._sql["offsets"], topics, numbers)
+            await connection.execute(self._sql["claim_new"], names, numbers)
+            rows = await connection.fetch(self._sql["offsets"], names, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}

@@ -28,7 +28,8 @@ COLUMNS: Final = (  # those of a Record, in its order, and what follows from it
     "category",
     "data_json",
 )
-STREAM, VERSION, POSITION, EVENT_ID = range(4)  # places in a row
+STREAM, VERSION, POSITION, EVENT_ID, TYPE = range(5)  # places in a row
+SCHEMA_ID, DATA = 10, 11
 UNREADABLE_COLUMNS: Final = ("topic", "partition", "offset", "reason", "key", "value", "headers")
 
 Row = tuple[object, ...]

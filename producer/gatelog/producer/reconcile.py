@@ -72,6 +72,23 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
+    async with relays_kept_out(settings) as (connection, _publisher):
+        made = Reconciliation(settings, connection)
+        await made.read()
+        yield made
+
+
+@asynccontextmanager
+async def relays_kept_out(
+    settings: Settings,
+) -> AsyncIterator[tuple["asyncpg.Connection[asyncpg.Record]", Publisher]]:
+    """Yield what publishes for the store, alone: the relay's lock, and its transactional producer.
+
+    Raises:
+        RelayActiveError: a relay is active.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time.
+    """
     dsn, store = settings.dsn, settings.store
     connection = await postgres.connect(dsn, store, "gatelog reconcile")
     try:
@@ -81,9 +98,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
             try:
-                made = Reconciliation(settings, connection)
-                await made.read()
-                yield made
+                yield connection, publisher
             finally:
                 await asyncio.to_thread(publisher.close)
     finally:

@@ -21,7 +21,8 @@ from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.parts import as_read
+from gatelog.schemas.registries import registry_of
 
 CONNECTIONS_MAX: Final = 10
 WAIT_FIRST_S: Final = 0.002
@@ -49,6 +50,7 @@ class Reader:
             SettingsError: no Postgres is configured, or it refused the user.
             PostgresUnavailableError: no answer.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            SchemaError: stored events have no way to the newest model: an upcaster is missing.
         """
         settings = settings or Settings.load()
         async with postgres.pool(
@@ -58,7 +60,8 @@ class Reader:
                 async with pool.acquire() as connection:
                     for part in _TABLES_OF:
                         await migrations.check(connection, settings.store, part)
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
             source = PostgresSource(settings, pool)
             try:
                 yield cls(settings, codec, source, PostgresSnapshots(settings.store, pool))
@@ -94,7 +97,7 @@ class Reader:
         first = await self._stream(stream, lowest, highest, rows, backward=backward)
         if not first and not await self.version(stream):
             raise StreamNotFoundError(stream)
-        for event in first:
+        for event in as_read(first, self._codec):
             yield event
         if len(first) < rows:
             return
@@ -105,7 +108,7 @@ class Reader:
 
         async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
             async for page in pages:
-                for event in page:
+                for event in as_read(page, self._codec):
                     yield event
 
     async def last(self, stream: str) -> RecordedEvent | None:
@@ -117,7 +120,7 @@ class Reader:
         """
         check_stream_id(stream)
         found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
-        return found[0] if found else None
+        return as_read(found, self._codec)[-1] if found else None
 
     async def exists(self, stream: str) -> bool:
         """Say whether a stream has events. Raises as ``version``."""

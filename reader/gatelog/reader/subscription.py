@@ -19,7 +19,8 @@ from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
 from gatelog.schemas.event import Event
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.parts import as_read
+from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 BATCH_MAX: Final = 1_000
@@ -87,7 +88,8 @@ class Subscription:
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, f"gatelog subscription {self.name}", 1) as pool:
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
             consumer = self._consumer(settings)
             try:
                 while not stop.is_set():
@@ -96,7 +98,7 @@ class Subscription:
                     )
                     events = _parse(messages, source_of(settings.store))
                     await codec.warm({record.schema_id for record in events})
-                    yield [record.with_codec(codec) for record in events]
+                    yield as_read([record.with_codec(codec) for record in events], codec)
                     await asyncio.to_thread(_commit, consumer, messages, settings.kafka_properties)
             finally:
                 await asyncio.to_thread(consumer.close)

@@ -108,6 +108,16 @@ class RecordedEvent(Generic[DataT]):
         return self._row[11]  # type: ignore[no-any-return] # see above
 
     @property
+    def part(self) -> int:
+        """Which of ``parts`` it is, from 1: an upcaster may split a stored event. See ``gatelog.schemas.upcast``."""
+        return 1
+
+    @property
+    def parts(self) -> int:
+        """How many events the stored one is read as."""
+        return 1
+
+    @property
     def category(self) -> str:
         """What stands before the first ``-`` of the stream id."""
         return category_of(self.stream)
