@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 
 from gatelog.console import (
+    consuming,
     demo,
     events,
     imports,
     index_fields,
     indexing,
+    parked,
+    projections,
     reading,
     reconciling,
     republishing,
@@ -62,6 +65,8 @@ schemas = typer.Typer(
     help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(schemas, name="schema")
+app.add_typer(parked.app, name="parked")
+app.add_typer(projections.app, name="projection")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -72,6 +77,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.relay,
     running.indexer,
     serving.serve,
+    consuming.consume,
     reconciling.reconcile,
     republishing.republish,
     verifying.verify,

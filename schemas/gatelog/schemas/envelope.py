@@ -30,7 +30,7 @@ _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several time
 
 Row: TypeAlias = Sequence[Any]  # the fields of a Record in their order; the position may be None
 SCHEMA_ID: Final = 10  # place of schema_id in a row
-DataT = TypeVar("DataT", default=Event | dict[str, Any])
+DataT = TypeVar("DataT", default=Event | dict[str, Any], covariant=True)
 
 
 class RecordedEvent(Generic[DataT]):
