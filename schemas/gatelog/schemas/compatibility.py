@@ -1,8 +1,8 @@
 """Whether what one schema wrote can be read with another: Avro's resolution rules, every mismatch with its place.
 
-The structural rules give the verdicts of ``org.apache.avro.SchemaCompatibility``. Two rules go further: a logical type
-that changes (``timestamp-millis`` to ``timestamp-micros``) resolves, and the values are wrong; and bytes resolve to
-string, whether they are text or not.
+The structural rules give the verdicts of ``org.apache.avro.SchemaCompatibility``. Two rules go further: a logical
+type that changes (``timestamp-millis`` to ``timestamp-micros``) resolves, and the values are wrong; and bytes resolve
+to string, whether they are text or not.
 """
 
 from collections.abc import Iterator
