@@ -14,8 +14,10 @@ from gatelog.console import (
     reconciling,
     running,
     schema,
+    schema_copy,
     schema_files,
     schema_registry,
+    schema_replay,
     services,
     serving,
     store,
@@ -85,6 +87,8 @@ _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "register": schema_registry.register,
     "generate": schema_files.generate,
     "export": schema_files.export,
+    "copy": schema_copy.copy_,
+    "replay": schema_replay.replay,
 }
 for name, command in _SCHEMA_COMMANDS.items():
     schemas.command(name)(command)

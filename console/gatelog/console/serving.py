@@ -71,11 +71,12 @@ class SchemaServer:
             StoreNotInitialisedError: ``gatelog init`` has not been run.
         """
         settings = self._settings
-        async with postgres.pool(settings.dsn, settings.store, "gatelog serve", _CONNECTIONS_MAX) as pool:
-            with postgres.translated(settings.store, settings.dsn):
-                async with pool.acquire() as connection:
-                    await migrations.check(connection, settings.store, "gatelog.schemas")
-            await self._serve(pool, stop)
+        with self._socket:
+            async with postgres.pool(settings.dsn, settings.store, "gatelog serve", _CONNECTIONS_MAX) as pool:
+                with postgres.translated(settings.store, settings.dsn):
+                    async with pool.acquire() as connection:
+                        await migrations.check(connection, settings.store, "gatelog.schemas")
+                await self._serve(pool, stop)
 
     async def _serve(self, pool: postgres.Pool, stop: asyncio.Event) -> None:
         try:

@@ -1,7 +1,7 @@
 """A registry behind Confluent's HTTP API: Confluent's own, Apicurio, Karapace, Redpanda, and others.
 
-Each call opens a client of its own: the codec asks for a schema once in a process' life, and there is nothing that
-would have to be closed.
+A client is open only while calls are under way: the codec asks for a schema once in a process' life, and there is
+nothing that whoever has a registry would have to close.
 """
 
 import asyncio
@@ -45,18 +45,20 @@ class ConfluentRegistry:
         self._configuration = _configuration(settings)
         self._url = settings.registry_url or ""
         self._by_id: dict[int, RegisteredSchema] = {}
+        self._open: AsyncSchemaRegistryClient | None = None
+        self._users = 0
 
     async def id_of(self, subject: str, definition: AvroSchema, *, register: bool) -> int:
         """See ``Registry``."""
-        found = await self.find(subject, definition)
-        if found is not None:
-            return found.id
-        if not register:
-            raise SchemaError(
-                f"The schema of {subject} in this program is not registered at {self._url}, and register_schemas "
-                "is off. Register it at deploy time."
-            )
         async with self._client() as client:
+            found = await self.find(subject, definition)
+            if found is not None:
+                return found.id
+            if not register:
+                raise SchemaError(
+                    f"The schema of {subject} in this program is not registered at {self._url}, and register_schemas "
+                    "is off. Register it at deploy time."
+                )
             with self._translated(subject):
                 return int(await client.register_schema(subject, _avro(definition)))
 
@@ -132,19 +134,19 @@ class ConfluentRegistry:
         self, subject: str, definition: AvroSchema, check: Check, *, dry_run: bool = False
     ) -> Registration:
         """See ``Registry``. The server checks too, by its own rules, and under its own lock."""
-        if found := await self.find(subject, definition):
-            return Registration(found.id, found.version, new=False)
-        versions, level = await self.versions(subject), await self.level(subject)
-        if problems := check(level, definition, versions):
-            raise IncompatibleSchemaError(subject, level, problems)
-        async with self._client() as client:
+        async with self._client() as client:  # one for all that follows
+            if found := await self.find(subject, definition):
+                return Registration(found.id, found.version, new=False)
+            versions, level = await self.versions(subject), await self.level(subject)
+            if problems := check(level, definition, versions):
+                raise IncompatibleSchemaError(subject, level, problems)
             with self._translated(subject):
                 if dry_run:
                     if versions and not await client.test_compatibility(subject, _avro(definition)):
                         raise IncompatibleSchemaError(subject, level, ["the registry says so, without a reason"])
                     return Registration(None, versions[-1].version + 1 if versions else 1, new=True)
                 schema_id = int(await client.register_schema(subject, _avro(definition)))
-        made = await self.find(subject, definition)
+            made = await self.find(subject, definition)
         if made is None:
             raise SchemaError(f"The registry at {self._url} took {subject} as id {schema_id}, but does not find it.")
         return Registration(made.id, made.version, new=True)
@@ -165,9 +167,9 @@ class ConfluentRegistry:
 
     async def take_over(self, schemas: Iterable[RegisteredSchema]) -> int:
         """See ``Registry``. Subjects are put into mode IMPORT meanwhile; what cannot keep its id is taken back."""
-        new = sorted([s for s in schemas if not await self._has(s)], key=lambda schema: schema.id)
-        written: list[tuple[str, int]] = []
         async with self._client() as client:
+            new = sorted([s for s in schemas if not await self._has(s)], key=lambda schema: schema.id)
+            written: list[tuple[str, int]] = []
             with self._translated("import"):
                 try:
                     for schema in new:
@@ -235,14 +237,26 @@ class ConfluentRegistry:
 
     @asynccontextmanager
     async def _client(self) -> AsyncIterator["AsyncSchemaRegistryClient"]:
+        """Open a client, or share the one that is open; who leaves last closes it."""
+        if self._open is None:
+            self._open = self._made()
+        client = self._open
+        self._users += 1
+        try:
+            yield client
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._open = None
+                await client.aclose()
+
+    def _made(self) -> "AsyncSchemaRegistryClient":
         from confluent_kafka.schema_registry import AsyncSchemaRegistryClient
 
         try:
-            client = AsyncSchemaRegistryClient(self._configuration)
+            return AsyncSchemaRegistryClient(self._configuration)
         except (ValueError, OSError) as error:  # its own checks; certificates that cannot be read
             raise SettingsError(f"The registry settings (registry_…) cannot be used: {error}") from error
-        async with client:
-            yield client
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

@@ -24,6 +24,7 @@ from gatelog.schemas.registry import AvroSchema, Compatibility, RegisteredSchema
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 _MEDIA_TYPE: Final = "application/vnd.schemaregistry.v1+json"
 _MODE: Final = {"mode": "READONLY"}
+_CHANGES: Final = ("PUT", "DELETE", "PATCH")
 _LATEST: Final = frozenset({"latest", "-1"})
 _VERSION_MAX: Final = 2**31 - 1
 _log = logs.logger("serve")
@@ -67,8 +68,8 @@ def application(registry: Registry) -> Starlette:
     }
     routes = [Route(path, _answering(handler), methods=["GET"]) for path, handler in read.items()]
     routes += [Route(path, _answering(handler), methods=["POST"]) for path, handler in asked.items()]
-    routes += [Route("/{path:path}", _answering(_read_only), methods=["PUT", "DELETE", "PATCH"])]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_served}, max_body_size=BODY_BYTES_MAX)
+    routes.append(Route("/{path:path}", _answering(_elsewhere), methods=["GET", "POST", *_CHANGES]))
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_served})
 
 
 class _Api:
@@ -178,8 +179,10 @@ def _answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-async def _read_only(request: Request) -> None:
-    raise _refused(f"'{request.url.path}'")
+async def _elsewhere(request: Request) -> None:
+    if request.method in _CHANGES:
+        raise _refused("The registry")
+    raise ApiError(HTTPStatus.NOT_FOUND, HTTPStatus.NOT_FOUND, "HTTP 404 Not Found")
 
 
 async def _not_served(_request: Request, error: Exception) -> Response:
@@ -195,10 +198,19 @@ def _refused(what: str) -> ApiError:
     )
 
 
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 413, f"A body has at most {BODY_BYTES_MAX:,} bytes")
+    return body
+
+
 async def _definition(request: Request) -> AvroSchema:
     """Return the schema in the body of a request, if it is a legal Avro record."""
     try:
-        body = json.loads(await request.body())
+        body = json.loads(await _body(request))
         text, kind = body["schema"], body.get("schemaType") or "AVRO"
         definition = json.loads(text)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

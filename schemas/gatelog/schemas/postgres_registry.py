@@ -11,6 +11,7 @@ from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.schemas.definitions import fingerprint, same
+from gatelog.schemas.registering import fits_or_is_upcast
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -46,7 +47,7 @@ class PostgresRegistry:
                 f"The schema of {subject} in this program is not registered in store {self._store!r}, and "
                 "register_schemas is off. Register it at deploy time."
             )
-        schema_id = (await self.register(subject, definition, _anything)).schema_id
+        schema_id = (await self.register(subject, definition, fits_or_is_upcast)).schema_id
         assert schema_id is not None
         return schema_id
 
@@ -141,10 +142,6 @@ class PostgresRegistry:
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:  # noqa: ANN401 - asyncpg's own
         with postgres.translated(self._store, self._dsn):
             return await self._pool.fetch(self._sql[name], *arguments)
-
-
-def _anything(_level: Compatibility, _new: AvroSchema, _versions: object) -> list[str]:
-    return []
 
 
 def _schema(row: asyncpg.Record) -> RegisteredSchema:

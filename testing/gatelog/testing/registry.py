@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.schemas.definitions import same
+from gatelog.schemas.registering import fits_or_is_upcast
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -29,7 +30,7 @@ class MemoryRegistry:
             return found.id
         if not register:
             raise SchemaError(f"The schema of {subject} is not registered, and register_schemas is off.")
-        schema_id = (await self.register(subject, definition, lambda *_: [])).schema_id
+        schema_id = (await self.register(subject, definition, fits_or_is_upcast)).schema_id
         assert schema_id is not None
         return schema_id
 
