@@ -52,14 +52,19 @@ class EventPart(RecordedEvent):
 def as_read(events: list[RecordedEvent], codec: Codec, types: Iterable[str] | None = None) -> list[RecordedEvent]:
     """Return events as they are read, in order, the parts of one together; with ``types``, only those.
 
-    ``events`` are stored ones, whose schemas ``codec`` knows. One that cannot be decoded stays as it is: who asks for
-    its data hears why.
+    ``events`` are stored ones, whose schemas ``codec`` knows. One that cannot be decoded stays as it is, whatever
+    ``types`` says, since nobody knows what it would be: who asks for its data hears why.
     """
     if not codec.reshapes:
         return events
     wanted = None if types is None else set(types)
-    found = [each for event in events for each in _parts(event, codec)]
-    return found if wanted is None else [event for event in found if event.type in wanted]
+    found: list[RecordedEvent] = []
+    for event in events:
+        parts = _parts(event, codec)
+        if wanted is not None and (len(parts) > 1 or isinstance(parts[0], EventPart)):
+            parts = [part for part in parts if part.type in wanted]
+        found += parts
+    return found
 
 
 def _parts(event: RecordedEvent, codec: Codec) -> list[RecordedEvent]:
