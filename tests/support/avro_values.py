@@ -1,6 +1,7 @@
 """Random values of Avro schemas, as fastavro returns them."""
 
 import random
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -44,7 +45,7 @@ def _decimal(precision: int, scale: int, chance: random.Random) -> Decimal:
 
 
 def _primitive(node: Primitive, chance: random.Random) -> Any:  # noqa: ANN401 - any value
-    return {
+    makers: dict[str, Callable[[], Any]] = {
         "null": lambda: None,
         "boolean": lambda: chance.random() < 0.5,
         "int": lambda: chance.randint(-(2**31), 2**31 - 1),
@@ -53,7 +54,8 @@ def _primitive(node: Primitive, chance: random.Random) -> Any:  # noqa: ANN401 -
         "double": lambda: chance.choice([0.1, 1e300, -0.0, chance.random()]),
         "bytes": lambda: chance.randbytes(chance.randint(0, 5)),
         "string": lambda: chance.choice(TEXTS),
-    }[node.kind]()
+    }
+    return makers[node.kind]()
 
 
 def _logical(node: Primitive, chance: random.Random) -> Any:  # noqa: ANN401 - any value

@@ -5,7 +5,7 @@ from typing import Final
 from gatelog.schemas.compatibility import Mismatch, Rule
 from gatelog.schemas.findings import Breaks
 
-_WIDER: Final = "int → long → float → double, string ↔ bytes"
+_WIDER: Final = "int → long → float → double, string → bytes"
 _NEW_FIELD: Final = "Leave the field as it is, and add one of the new type with a default; an upcaster can fill it."
 
 _FOR_NEW_READERS: Final = {
@@ -19,6 +19,7 @@ _FOR_NEW_READERS: Final = {
     Rule.MISSING_UNION_BRANCH: "Keep {field} in the union: stored events hold it.",
     Rule.AMBIGUOUS_ALIAS: "Remove the alias that is the name of another field.",
     Rule.LOGICAL_TYPE_MISMATCH: _NEW_FIELD,
+    Rule.BYTES_READ_AS_TEXT: f"Keep bytes: one event that is no text would be unreadable. {_NEW_FIELD}",
 }
 _FOR_OLD_READERS: Final = {
     Rule.READER_FIELD_MISSING_DEFAULT_VALUE: (
@@ -38,6 +39,7 @@ _FOR_OLD_READERS: Final = {
     Rule.MISSING_UNION_BRANCH: "Earlier versions do not know {field}. Bring the new version to all readers first.",
     Rule.AMBIGUOUS_ALIAS: "Do not name a field like an alias that an earlier version has.",
     Rule.LOGICAL_TYPE_MISMATCH: _NEW_FIELD,
+    Rule.BYTES_READ_AS_TEXT: f"Keep bytes: one event that is no text would be unreadable. {_NEW_FIELD}",
 }
 REMOVED: Final = (
     "Keep its model or file: its events stay in the log. If the type has a new name, keep the old event type "

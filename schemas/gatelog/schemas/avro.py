@@ -26,7 +26,7 @@ from gatelog.schemas.located import Located, Place
 Schema = Any  # what Avro's JSON is: a name, a union (list) or an object
 Locate: TypeAlias = Callable[[type, str | None], Place | None]
 
-_PRIMITIVES: Final[dict[Any, Schema]] = {
+PRIMITIVES: Final[dict[Any, Schema]] = {
     type(None): "null",
     bool: "boolean",
     int: "long",
@@ -52,6 +52,18 @@ def schema_of(model: type[BaseModel], name: str | None = None, locate: Locate | 
     return _Mapping(locate).record(model, name or naming_of(model).name or model.__name__)
 
 
+def classes_of(model: type[BaseModel], name: str | None = None) -> dict[str, type]:
+    """Return the models, enums and durations within ``model``, itself included, by their full names in Avro.
+
+    Raises:
+        SchemaError: see ``schema_of``.
+    """
+    mapping = _Mapping(None)
+    mapping.record(model, name or naming_of(model).name or model.__name__)
+    durations = {full: Duration for full, made in mapping.made.items() if made.get("logicalType") == "duration"}
+    return {**{full: owner for full, owner in mapping.named.items() if isinstance(owner, type)}, **durations}
+
+
 def avro_name(key: str, info: FieldInfo) -> str:
     """Return what a field is called in Avro."""
     return info.alias or key
@@ -62,15 +74,15 @@ class _Mapping:
 
     def __init__(self, locate: Locate | None) -> None:
         self._locate = locate
-        self._named: dict[str, Any] = {}  # full name: the class, symbols or size that has it
-        self._made: dict[str, dict[str, Any]] = {}
+        self.named: dict[str, Any] = {}  # full name: the class, symbols or size that has it
+        self.made: dict[str, dict[str, Any]] = {}
         self._namespace = ""
 
     def record(self, model: type[BaseModel], name: str, path: str = "") -> dict[str, Any]:
         naming = naming_of(model)
         full = self._claim(path or name, name, model)
         made: dict[str, Any] = {"type": "record", "name": name, **_extras(_doc(model), naming.aliases)}
-        self._made[full] = made
+        self.made[full] = made
         outer, self._namespace = self._namespace, full.rpartition(".")[0]
         made["fields"] = [self._field(f"{name}.{key}", key, info, model) for key, info in model.model_fields.items()]
         self._namespace = outer
@@ -81,15 +93,15 @@ class _Mapping:
 
     def _claim(self, path: str, name: str, owner: Any) -> str:  # noqa: ANN401 - what tells two types apart
         full = name if "." in name or not self._namespace else f"{self._namespace}.{name}"
-        if self._named.setdefault(full, owner) != owner:
+        if self.named.setdefault(full, owner) != owner:
             raise SchemaError(f"{path}: two types are named {full} in one schema; rename one of them.")
         return full
 
     def _known(self, name: str, owner: Any) -> str | None:  # noqa: ANN401 - see _claim
         """Return how a type is referred to here, if it was written out before."""
         full = name if "." in name or not self._namespace else f"{self._namespace}.{name}"
-        for each in (full, *(known for known, its in self._named.items() if its is owner and isinstance(its, type))):
-            if self._named.get(each) == owner:
+        for each in (full, *(known for known, its in self.named.items() if its is owner and isinstance(its, type))):
+            if self.named.get(each) == owner:
                 space, _, short = each.rpartition(".")
                 return short if space == self._namespace else each
         return None
@@ -119,7 +131,7 @@ class _Mapping:
         """Return what a name stands for here."""
         if not isinstance(schema, str):
             return schema
-        return self._made.get(f"{self._namespace}.{schema}", self._made.get(schema, schema))
+        return self.made.get(f"{self._namespace}.{schema}", self.made.get(schema, schema))
 
     def _type(self, path: str, annotation: Any, metadata: list[Any]) -> Schema:  # noqa: ANN401 - any annotation
         for marker in metadata:
@@ -131,8 +143,8 @@ class _Mapping:
             raise SchemaError(f"{path}: datetime may lack a time zone; say AwareDatetime or NaiveDatetime.")
         if annotation is Decimal:
             return _decimal(path, metadata)
-        if annotation in _PRIMITIVES:
-            return _PRIMITIVES[annotation]
+        if annotation in PRIMITIVES:
+            return PRIMITIVES[annotation]
         if get_origin(annotation) is not None:
             return self._generic(path, get_origin(annotation), get_args(annotation), metadata)
         if annotation is Duration:
@@ -177,8 +189,8 @@ class _Mapping:
             return known
         extras = _extras(fixed.doc, tuple(fixed.aliases))
         full = self._claim(path, fixed.name, owner)
-        self._made[full] = {"type": "fixed", "name": fixed.name, **extras, "size": fixed.size, **logical}
-        return self._made[full]
+        self.made[full] = {"type": "fixed", "name": fixed.name, **extras, "size": fixed.size, **logical}
+        return self.made[full]
 
     def _enum(self, path: str, name: str, symbols: list[Any], owner: Any, naming: Naming) -> Schema:  # noqa: ANN401 - see _claim
         if not all(isinstance(symbol, str) and symbol.isidentifier() and symbol.isascii() for symbol in symbols):
@@ -190,8 +202,8 @@ class _Mapping:
         last = {} if naming.default is None else {"default": naming.default}
         extras = _extras(naming.doc, naming.aliases)
         full = self._claim(path, name, owner)
-        self._made[full] = {"type": "enum", "name": name, **extras, "symbols": symbols, **last}
-        return self._made[full]
+        self.made[full] = {"type": "enum", "name": name, **extras, "symbols": symbols, **last}
+        return self.made[full]
 
     def _union(self, path: str, branches: list[Schema]) -> Schema:
         kinds = [_kind(branch) for branch in branches]

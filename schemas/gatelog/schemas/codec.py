@@ -6,17 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import DecimalException
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import fastavro
 from fastavro.types import Schema as ParsedSchema
 from pydantic import ValidationError
 
 from gatelog.core.errors import InvalidEventError, UndecodableRecordError
+from gatelog.schemas.avro import classes_of
 from gatelog.schemas.event import Event, model_of
 from gatelog.schemas.evolution import Evolution, Evolved
 from gatelog.schemas.plain import plain_of
 from gatelog.schemas.registry import RegisteredSchema, Registry
+from gatelog.schemas.restoring import has_alternatives, restored, with_values
 from gatelog.schemas.upcasting import steps_of, upcast_types
 from gatelog.schemas.wellformed import Wellformed
 
@@ -54,6 +56,10 @@ class _Writer:
     broken: str | None = None
 
 
+_Reader: TypeAlias = tuple[ParsedSchema | None, dict[str, type] | None]
+"""What to resolve to, None where the bytes have the model's own schema; and classes, where unions need names."""
+
+
 class Codec:
     """Encodes models and decodes stored bytes; knows the schemas that it was warmed with."""
 
@@ -64,7 +70,7 @@ class Codec:
         self._learning = asyncio.Lock()
         self._encoders: dict[type[Event], _Encoder] = {}
         self._writers: dict[int, _Writer] = {}
-        self._readers: dict[tuple[int, type[Event]], ParsedSchema | None] = {}
+        self._readers: dict[tuple[int, type[Event]], _Reader] = {}
         self._parsed: dict[type[Event], ParsedSchema] = {}
         self._evolution: Evolution | None = None
         self._evolved: set[str] = set()  # the event types that the evolution knows
@@ -189,8 +195,10 @@ class Codec:
         key = (schema_id, model)
         if key not in self._readers:
             self._readers[key] = self._reader(schema_id, model)
+        reader, classes = self._readers[key]
         try:
-            return model.model_validate(self._decoded(schema_id, data, self._readers[key]))
+            found = self._decoded(schema_id, data, reader, named=classes is not None)
+            return model.model_validate(found if classes is None else restored(found, classes))
         except ValidationError as error:
             raise UndecodableRecordError(f"A stored {model.event_type} is not a legal one today: {error}") from error
 
@@ -220,14 +228,18 @@ class Codec:
             )
         return found[0]
 
-    def _reader(self, schema_id: int, model: type[Event]) -> ParsedSchema | None:
-        """Return what to resolve to; None where the bytes were written with the model's own schema."""
+    def _reader(self, schema_id: int, model: type[Event]) -> _Reader:
         if model not in self._parsed:
             self._parsed[model] = fastavro.parse_schema(model.avro_schema())
-        writer = self._writers.get(schema_id)
-        return None if writer is not None and writer.parsed == self._parsed[model] else self._parsed[model]
+        own, writer = self._parsed[model], self._writers.get(schema_id)
+        is_same = writer is not None and writer.parsed == own
+        is_named = has_alternatives(own) or (writer is not None and has_alternatives(writer.parsed))
+        classes = classes_of(model, model.event_type) if is_named else None
+        return (None if is_same else with_values(own, model.avro_schema())), classes
 
-    def _decoded(self, schema_id: int, data: bytes, reader: ParsedSchema | None) -> dict[str, Any]:
+    def _decoded(
+        self, schema_id: int, data: bytes, reader: ParsedSchema | None, *, named: bool = False
+    ) -> dict[str, Any]:
         writer = self._writers.get(schema_id)
         if writer is None:
             raise UndecodableRecordError(f"Schema id {schema_id} is not in the registry of this store.")
@@ -235,7 +247,7 @@ class Codec:
             raise UndecodableRecordError(writer.broken)
         try:
             writer.check(data)
-            found = _read(BytesIO(data), writer.parsed, reader)
+            found = _read(BytesIO(data), writer.parsed, reader, return_named_type=named)
         except (*_UNREADABLE, fastavro.read.SchemaResolutionError) as error:
             raise UndecodableRecordError(f"Bytes do not resolve under schema id {schema_id}: {error}") from error
         assert isinstance(found, dict)  # an event's schema is a record

@@ -1,7 +1,8 @@
 """Whether what one schema wrote can be read with another: Avro's resolution rules, every mismatch with its place.
 
-The structural rules give the verdicts of ``org.apache.avro.SchemaCompatibility``. One rule goes further: a logical
-type that changes (``timestamp-millis`` to ``timestamp-micros``) resolves, and the values are wrong.
+The structural rules give the verdicts of ``org.apache.avro.SchemaCompatibility``. Two rules go further: a logical
+type that changes (``timestamp-millis`` to ``timestamp-micros``) resolves, and the values are wrong; and bytes resolve
+to string, whether they are text or not.
 """
 
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Rule(StrEnum):
     MISSING_UNION_BRANCH = "MISSING_UNION_BRANCH"
     AMBIGUOUS_ALIAS = "AMBIGUOUS_ALIAS"  # Java: an exception
     LOGICAL_TYPE_MISMATCH = "LOGICAL_TYPE_MISMATCH"  # Java: not checked
+    BYTES_READ_AS_TEXT = "BYTES_READ_AS_TEXT"  # Java: allowed
     SUBJECT_REMOVED = "SUBJECT_REMOVED"  # found by comparing lists of subjects, not by resolution
 
 
@@ -54,7 +56,7 @@ def mismatches(reader: Type, writer: Type) -> list[Mismatch]:
 
 def is_structural(mismatch: Mismatch) -> bool:
     """Say whether Java's checker knows the rule."""
-    return mismatch.rule is not Rule.LOGICAL_TYPE_MISMATCH
+    return mismatch.rule not in {Rule.LOGICAL_TYPE_MISMATCH, Rule.BYTES_READ_AS_TEXT}
 
 
 def label_of_root(root: Type) -> str:
@@ -179,6 +181,8 @@ def _logical(reader: Type, writer: Type, place: _Spot) -> Iterator[Mismatch]:
     if not _means_the_same(reader.logical, writer.logical):
         detail = f"{label(writer)} is read as {label(reader)}: the values would mean something else"
         yield place.mismatch(Rule.LOGICAL_TYPE_MISMATCH, detail)
+    elif (reader.kind, writer.kind) == ("string", "bytes"):
+        yield place.mismatch(Rule.BYTES_READ_AS_TEXT, "bytes are read as string, and need not be UTF-8")
 
 
 def _means_the_same(reader: Logical | None, writer: Logical | None) -> bool:

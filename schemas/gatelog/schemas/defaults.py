@@ -81,7 +81,10 @@ def _logical(node: Primitive | Fixed, raw: Any) -> Any:  # noqa: ANN401 - see va
     if logical is None or logical.name == "duration":
         return raw
     if logical.name == "decimal":
-        return Decimal(int.from_bytes(raw, signed=True)).scaleb(-logical.scale)
+        unscaled = int.from_bytes(raw, signed=True)
+        if abs(unscaled) >= 10**logical.precision:
+            raise ValueError(f"{unscaled} has more than {logical.precision} digits")
+        return Decimal(unscaled).scaleb(-logical.scale)
     if logical.name == "uuid":
         return UUID(raw) if isinstance(raw, str) else UUID(bytes=raw)
     if logical.name == "date":

@@ -11,7 +11,7 @@ from gatelog.schemas.findings import Finding, Severity
 from gatelog.schemas.located import Place
 from gatelog.schemas.parsing import parse
 from gatelog.schemas.registry import AvroSchema
-from gatelog.schemas.tree import Enum, Field, Fixed, Record, Type, Union, named_types
+from gatelog.schemas.tree import Array, Enum, Field, Fixed, Map, Record, Type, Union, named_types
 
 _PASCAL: Final = re.compile(r"[A-Z][A-Za-z0-9]*")
 _SNAKE: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -29,6 +29,7 @@ class LintRule(StrEnum):
     DEFAULT_FIRST = "DEFAULT_FIRST"
     NULL_DEFAULT = "NULL_DEFAULT"
     ADDITION_DEFAULT = "ADDITION_DEFAULT"
+    TEXT_OR_BYTES = "TEXT_OR_BYTES"
 
 
 _ADVICE: Final = {
@@ -40,6 +41,7 @@ _ADVICE: Final = {
     LintRule.ENUM_SYMBOLS: "Add a symbol, or use string: an enum without symbols holds no value.",
     LintRule.DEFAULT_FIRST: "Put the branch of the default first: libraries before Avro 1.12 refuse it otherwise.",
     LintRule.NULL_DEFAULT: "Give it the default null, so that it can be left out, and removed one day.",
+    LintRule.TEXT_OR_BYTES: "Take one of them: once the schema has changed, readers may take old text for bytes.",
     LintRule.ADDITION_DEFAULT: "Give it a default: events that were stored before do not have it.",
 }
 
@@ -96,12 +98,28 @@ def _field(field: Field, path: str) -> Iterator[_Found]:
         yield LintRule.FIELD_NAME, path, f"{field.name} is not snake_case", field.place
     if not field.doc:
         yield LintRule.FIELD_DOC, path, f"{field.name} has no doc", field.place
+    if any({branch.kind for branch in union.branches} >= {"string", "bytes"} for union in unions_in(field.type)):
+        yield LintRule.TEXT_OR_BYTES, path, f"{field.name} is a union of string and bytes", field.place
     if not isinstance(field.type, Union) or not field.type.branches:
         return
+    kinds = {branch.kind for branch in field.type.branches}
     if field.has_default and not _fits(field.type.branches[0], field.default):
         yield LintRule.DEFAULT_FIRST, path, "its default is not of the first branch of the union", field.place
-    if not field.has_default and any(branch.kind == "null" for branch in field.type.branches):
+    if not field.has_default and "null" in kinds:
         yield LintRule.NULL_DEFAULT, path, f"{field.name} may be null, and has no default", field.place
+
+
+def unions_in(node: Type) -> Iterator[Union]:
+    """Yield the unions of a type, those within named types aside."""
+    match node:
+        case Union():
+            yield node
+            for branch in node.branches:
+                yield from unions_in(branch)
+        case Array():
+            yield from unions_in(node.items)
+        case Map():
+            yield from unions_in(node.values)
 
 
 def _fits(branch: Type, default: object) -> bool:

@@ -94,9 +94,8 @@ class _Parser:
     def _reference(self, name: Any, namespace: str, path: str) -> Type:  # noqa: ANN401 - any JSON value
         if name in PRIMITIVES:
             return Primitive(name)
-        for full in (_full(name, namespace), name) if isinstance(name, str) else ():
-            if full in self._named:
-                return self._named[full]
+        if isinstance(name, str) and (full := _full(name, namespace)) in self._named:
+            return self._named[full]
         raise self.error(path, f"{_short(name)} is neither an Avro type nor defined before this place.")
 
     def _union(self, branches: list[Any], namespace: str, path: str, depth: int) -> Union:

@@ -2,17 +2,20 @@
 
 import types
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, NaiveDatetime
 
-from gatelog.schemas.avro import avro_name
-from gatelog.schemas.avro_types import naming_of
+from gatelog.schemas.avro import PRIMITIVES, avro_name
+from gatelog.schemas.avro_types import As, Duration, Fixed, naming_of
 
 Convert: TypeAlias = Callable[[Any], Any]
 _UNIONS: Final = (Union, types.UnionType)
+_DATETIMES: Final = (AwareDatetime, NaiveDatetime)
 _NAMED: Final = frozenset({"record", "enum", "fixed"})
 
 
@@ -52,6 +55,8 @@ class _Plan:
         origin, args = get_origin(annotation), get_args(annotation)
         if origin is Annotated:
             return self._convert(args[0], schema)
+        if isinstance(schema, list) and len(schema) == 1:
+            schema = schema[0]
         if origin in _UNIONS:
             return self._union([arg for arg in args if arg is not type(None)], schema)
         if origin in {list, set, frozenset, tuple}:
@@ -73,14 +78,20 @@ class _Plan:
     def _union(self, branches: list[Any], schema: Any) -> Convert | None:  # noqa: ANN401 - Avro's JSON
         among = [self._resolved(each) for each in schema if each != "null"]
         if len(branches) == 1:
-            only = self._convert(branches[0], among[0])
-            return None if only is None else lambda found: None if found is None else only(found)
+            only, tag = self._convert(branches[0], among[0]), _name_of(among[0])
+            return None if only is None else lambda found: None if found is None else (tag, only(found))
         models = {each: self._branch(each, among) for each in map(_bare, branches) if _is_model(each)}
         rest = [each for each in branches if not _is_model(_bare(each))]
         others = [(each, self._convert(each, _kind_of(each, among))) for each in rest]
-        if not models and not any(convert for _, convert in others):
+        tags = _tags(rest, among)
+        if not models and not tags and not any(convert for _, convert in others):
             return None
-        return _one_of(models, [(_class_of(each), convert) for each, convert in others if convert is not None])
+        converts = [
+            (_class_of(each), _name_of(_kind_of(each, among)), convert)
+            for each, convert in others
+            if convert is not None and _bare(each) not in tags
+        ]
+        return _one_of(models, converts, tags)
 
     def _branch(self, model: type[BaseModel], among: list[Any]) -> tuple[str, Convert]:
         """Return the full name of a model's branch, which fastavro is told: it would guess by the fields."""
@@ -108,14 +119,62 @@ def _record(converts: tuple[tuple[str, Convert], ...], renamed: tuple[tuple[str,
     return plain
 
 
-def _one_of(models: dict[type[BaseModel], tuple[str, Convert]], others: list[tuple[type, Convert]]) -> Convert:
+def _tags(annotations: list[Any], among: list[Any]) -> dict[Any, str]:
+    """Return the branches of values by class, and of fixed by length; of two for one class, the wider.
+
+    fastavro would guess: a datetime is a date, an int a double, bytes an array, and text a UUID.
+    """
+    found: dict[Any, str] = {}
+    for annotation in annotations:
+        bare, markers = _bare(annotation), _markers(annotation)
+        fixed = next((each for each in markers if isinstance(each, Fixed)), None)
+        if fixed is not None:
+            found.setdefault(fixed.size if bare is bytes else bare, _full(fixed.name, among))
+        elif isinstance(bare, type) and issubclass(bare, (Enum, Duration)):
+            found[bare] = _full(naming_of(bare).name or bare.__name__, among)
+        elif bare is Decimal:
+            found[bare] = "bytes"
+        elif bare in PRIMITIVES:
+            schema = next((each.schema for each in markers if isinstance(each, As)), PRIMITIVES[bare])
+            cls, tag = datetime if bare in _DATETIMES else bare, _name_of(schema)
+            if tag in {"long", "double"} or cls not in found:
+                found[cls] = tag
+    return found
+
+
+def _full(name: str, among: list[Any]) -> str:
+    """Return the full name of a named branch."""
+    short = name.rpartition(".")[2]
+    return next(name for each in among if (name := _name_of(each)).rpartition(".")[2] == short)
+
+
+def _markers(annotation: Any) -> tuple[Any, ...]:  # noqa: ANN401 - any annotation
+    if get_origin(annotation) is not Annotated:
+        return ()
+    return (*annotation.__metadata__, *_markers(get_args(annotation)[0]))
+
+
+def _name_of(schema: Any) -> str:  # noqa: ANN401 - Avro's JSON
+    """Return what fastavro calls a branch of a union."""
+    return str(schema.get("name", schema["type"]) if isinstance(schema, dict) else schema)
+
+
+def _one_of(
+    models: dict[type[BaseModel], tuple[str, Convert]], others: list[tuple[type, str, Convert]], tags: dict[Any, str]
+) -> Convert:
+    """fastavro is told the branch; within a value that it has to guess the branch of, it would not take that."""
+
     def plain(found: Any) -> Any:  # noqa: ANN401 - a field's value
+        cls = type(found)
+        tag = tags.get(cls) if cls is not bytes else tags.get(len(found), tags.get(bytes))
+        if tag is not None:
+            return (tag, _bytes(found) if cls is UUID and tag != "string" else _value(found))
         branch = models.get(type(found)) or next((b for m, b in models.items() if isinstance(found, m)), None)
         if branch is not None:
             return (branch[0], branch[1](found))
-        for kind, convert in others:
+        for kind, name, convert in others:
             if isinstance(found, kind):
-                return convert(found)
+                return (name, convert(found))
         return found
 
     return plain
