@@ -49,15 +49,19 @@ class EventPart(RecordedEvent):
         return hash((self.id, self._part))
 
 
-def as_read(events: list[RecordedEvent], types: Collection[str] | None = None) -> list[RecordedEvent]:
+def as_read(
+    events: list[RecordedEvent], types: Collection[str] | None = None, *, backward: bool = False
+) -> list[RecordedEvent]:
     """Return stored events as they are read, in order, the parts of one together; with ``types``, only those.
+
+    ``backward``: the last part comes first.
 
     One that cannot be decoded stays as it is, whatever ``types`` says, since nobody knows what it would be: who asks
     for its data hears why.
     """
     found = events
     if events and events[0]._codec.reshapes:
-        found = [part for event in events for part in _parts(event)]
+        found = [part for event in events for part in (reversed(_parts(event)) if backward else _parts(event))]
     return found if types is None else [each for each in found if each.type in types or is_unknown(each)]
 
 
