@@ -11,7 +11,7 @@ import pytest
 from gatelog.core.errors import SchemaError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.reader import Projection, Reader, Subscription
+from gatelog.reader import Projection, Reader, State, Subscription
 from gatelog.schemas import Event, Part, RecordedEvent, upcast
 from gatelog.schemas.upcasting import forget
 
@@ -170,3 +170,40 @@ async def test_a_missing_step_is_an_error_of_the_start(settings: Settings, store
     with pytest.raises(SchemaError, match=missing):
         async with aclosing(Subscription("x").events(asyncio.Event(), settings)) as events:
             await anext(events)
+
+
+class Breakfasts(State):
+    """How many there are."""
+
+    count: int = 0
+    nights: int = 0
+
+    def apply(self, event: RecordedEvent) -> None:
+        if event.type == "split.BreakfastAdded":
+            assert isinstance(event.data, BreakfastAdded)
+            self.count += event.data.count
+        else:
+            self.nights += 1
+
+
+async def test_a_fold_goes_on_behind_all_parts_of_its_snapshot(settings: Settings, producer: Producer) -> None:
+    before = _before()
+    await producer.append("Room-3", [before(guest="eve", nights=1, breakfasts="2")], expected_version=ANY)
+
+    class Again(Event, event_type="split.Booked"):
+        guest: str
+        nights: int
+
+    @upcast("split.Booked", from_version=1, into=["split.Booked", BreakfastAdded])
+    def apart(payload: dict[str, Any]) -> list[Part]:
+        return [Part("split.Booked", payload), Part(BreakfastAdded, {"count": int(payload.pop("breakfasts"))})]
+
+    try:
+        async with Reader.connect(settings) as reader:
+            for expected in (1, 2):
+                state = await reader.fold("Room-3", Breakfasts, snapshot_every=1)
+                again = await reader.fold("Room-3", Breakfasts, snapshot_every=1)
+                assert (state.count, state.nights) == (again.count, again.nights) == (2 * expected, 1)
+                await producer.append("Room-3", [BreakfastAdded(count=2)], expected_version=ANY)
+    finally:
+        forget("split.Booked")
