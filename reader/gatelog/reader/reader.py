@@ -97,7 +97,7 @@ class Reader:
         first = await self._stream(stream, lowest, highest, rows, backward=backward)
         if not first and not await self.version(stream):
             raise StreamNotFoundError(stream)
-        for event in as_read(first, self._codec):
+        for event in as_read(first, backward=backward):
             yield event
         if len(first) < rows:
             return
@@ -108,7 +108,7 @@ class Reader:
 
         async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
             async for page in pages:
-                for event in as_read(page, self._codec):
+                for event in as_read(page, backward=backward):
                     yield event
 
     async def last(self, stream: str) -> RecordedEvent | None:
@@ -120,7 +120,7 @@ class Reader:
         """
         check_stream_id(stream)
         found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
-        return as_read(found, self._codec)[-1] if found else None
+        return as_read(found)[-1] if found else None
 
     async def exists(self, stream: str) -> bool:
         """Say whether a stream has events. Raises as ``version``."""

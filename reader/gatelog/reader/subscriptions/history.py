@@ -26,6 +26,7 @@ from gatelog.reader.source import PostgresSource
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent, Row
+from gatelog.schemas.upcasting import stored_types_of
 
 WAIT_INTERVAL_S: Final = 0.1
 COMPLAINT_INTERVAL_S: Final = 10.0
@@ -115,7 +116,8 @@ class History:
             PostgresUnavailableError: no answer.
         """
         wanted = LogQuery(
-            None if categories is None else tuple(sorted(categories)), None if types is None else tuple(sorted(types))
+            None if categories is None else tuple(sorted(categories)),
+            None if types is None else tuple(sorted(stored_types_of(types))),
         )
         rows = await self._source.log(wanted, after, PAGE_EVENTS)
         events = [
