@@ -5,19 +5,21 @@ believes, a record is written once, and an indexer that lost a partition without
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from gatelog.core import kafka, logs, migrations, postgres, services
+from gatelog.core import kafka, logs, migrations, postgres, services, shards
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import (
     GatelogError,
     KafkaUnavailableError,
     PostgresUnavailableError,
+    SettingsError,
     UndecodableRecordError,
 )
 from gatelog.core.settings import Settings
@@ -36,7 +38,7 @@ from gatelog.indexer.rows import (
 )
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registry import PostgresRegistry, Registry
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
@@ -65,18 +67,22 @@ class _Batch:
 
 
 class Indexer:
-    """Fills the index. Any number may run; they share the partitions as one consumer group."""
+    """Fills the index, or one shard of it. Any number may run; they share the partitions as one consumer group."""
 
     name = "indexer"
 
-    def __init__(self, settings: Settings) -> None:
-        """Check the settings; nothing is opened yet.
+    def __init__(self, settings: Settings, shard: int = 0) -> None:
+        """Check the settings; nothing is opened yet. ``shard``: which of ``index_dsns``, counted from 0.
 
         Raises:
-            SettingsError: Postgres or Kafka is not configured.
+            SettingsError: Postgres or Kafka is not configured, or there is no such shard.
         """
         self._settings = settings
-        self._dsn = settings.dsn
+        self._shard = shard
+        dsns = settings.shard_dsns or (settings.dsn,)
+        if not 0 <= shard < len(dsns):
+            raise SettingsError(f"There is no shard {shard} of the index: its shards are 0 to {len(dsns) - 1}.")
+        self._dsn = dsns[shard]
         self._properties = settings.kafka_properties
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -85,6 +91,7 @@ class Indexer:
         Raises:
             LogMismatchError: records that were not indexed yet are gone from Kafka.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            IndexPlaceError: a database is not what the settings say.
         """
         while not stop.is_set():
             try:
@@ -95,33 +102,53 @@ class Indexer:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        async with postgres.pool(self._dsn, settings.store, "gatelog indexer", 2) as pool:
+        async with self._pools() as (gate, pool):
+            registry = PostgresRegistry(settings, gate)
             with postgres.translated(settings.store, self._dsn):
-                async with pool.acquire() as connection:
-                    await migrations.check(connection, settings.store, PACKAGE)
-                session = _Session(settings, pool)
+                session = _Session(settings, self._shard, pool, registry)
                 try:
                     while not stop.is_set():
                         await session.run_once()
                 finally:
                     await session.close()
 
+    @asynccontextmanager
+    async def _pools(self) -> AsyncIterator[tuple[postgres.Pool, postgres.Pool]]:
+        """Yield connections to the gate's database, where the schemas are, and to the index; often the same."""
+        settings = self._settings
+        async with postgres.pool(settings.dsn, settings.store, "gatelog indexer", 2) as gate:
+            with postgres.translated(settings.store, settings.dsn):
+                async with gate.acquire() as connection:
+                    key = await shards.check_gate(connection, settings)
+                    if key is None:
+                        await migrations.check(connection, settings.store, PACKAGE)
+            if key is None:
+                yield gate, gate
+                return
+            async with postgres.pool(self._dsn, settings.store, "gatelog indexer", 2) as pool:
+                with postgres.translated(settings.store, self._dsn):
+                    async with pool.acquire() as connection:
+                        await shards.check_shard(connection, settings, self._shard, key)
+                        await migrations.check(connection, settings.store, PACKAGE)
+                yield gate, pool
+
 
 class _Session:
     """One membership in the consumer group, and what it has in hand."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
         self._settings = settings
+        self._shard, self._shards = shard, max(1, len(settings.index_dsns))
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        self._codec = Codec(PostgresRegistry(settings, pool), register=False)
+        self._codec = Codec(registry, register=False)
         self._source = source_of(settings.store)
         self._next: dict[Place, int] = {}
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
-            group_id=f"gatelog.{settings.store}.indexer",
+            group_id=f"gatelog.{settings.store}.indexer" + (f".{shard}" if self._shards > 1 else ""),
             enable_auto_commit=False,
             auto_offset_reset="error",  # a missing offset is named, never jumped over
             isolation_level="read_committed",
@@ -178,8 +205,13 @@ class _Session:
             if (topic, partition) not in self._next:
                 continue  # revoked while it was on its way
             batch.upto[topic, partition] = offset + 1
+            if self._shards > 1 and not self._is_ours(message.key()):
+                continue
             try:
-                records.append((message, parse_record(self._source, message.headers(), message.value())))
+                record = parse_record(self._source, message.headers(), message.value())
+                if self._shards > 1 and not self._is_ours(record.stream):
+                    raise UndecodableRecordError(f"its key is not its stream {record.stream!r}")
+                records.append((message, record))
             except ForeignRecordError as error:
                 _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
             except UndecodableRecordError as error:
@@ -190,6 +222,11 @@ class _Session:
             batch.rows.append(row_of(record, self._json(batch, message, record)))
             batch.messages.append(message)
         return batch
+
+    def _is_ours(self, stream: str | bytes | None) -> bool:
+        """Every shard reads every record and keeps its own; what has no key is kept by the first."""
+        encoded = stream.encode() if isinstance(stream, str) else stream or b""
+        return shards.shard_of(encoded, self._shards) == self._shard
 
     def _json(self, batch: _Batch, message: Message, record: Record) -> str | None:
         if not self._settings.index_jsonb:

@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from gatelog.core import migrations, postgres
+from gatelog.core import migrations, postgres, shards
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
+from gatelog.reader.sharded import sharded_source
 from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Source
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -41,14 +42,21 @@ class Reader:
             SettingsError: no Postgres is configured, or it refused the user.
             PostgresUnavailableError: no answer.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            IndexPlaceError: the index is not where the settings say.
         """
         settings = settings or Settings.load()
         async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
-                    await migrations.check(connection, settings.store, _TABLES_OF)
+                    key = await shards.check_gate(connection, settings)
+                    if key is None:
+                        await migrations.check(connection, settings.store, _TABLES_OF)
             codec = Codec(PostgresRegistry(settings, pool), register=False)
-            yield cls(settings, codec, PostgresSource(settings, pool))
+            if key is None:
+                yield cls(settings, codec, PostgresSource(settings, pool))
+                return
+            async with sharded_source(settings, pool, key, CONNECTIONS_MAX) as source:
+                yield cls(settings, codec, source)
 
     async def stream(
         self,

@@ -1,0 +1,27 @@
+"""Rows from several databases as if they came from one. Pure."""
+
+from collections.abc import Iterable, Sequence
+from heapq import merge
+from itertools import islice, takewhile
+from operator import itemgetter
+from typing import Final
+
+from gatelog.reader.source import Row
+
+VERSION: Final = 1  # places in a row
+POSITION: Final = 2
+
+
+def by_version(indexed: Iterable[Row], pending: Iterable[Row], limit: int, *, backward: bool) -> list[Row]:
+    """Return the first ``limit`` rows of a stream, each version once: as the index has it, if it does.
+
+    Each side is the first ``limit`` of what it holds.
+    """
+    rows = {row[VERSION]: row for row in pending} | {row[VERSION]: row for row in indexed}
+    return [rows[version] for version in sorted(rows, reverse=backward)[:limit]]
+
+
+def by_position(shards: Iterable[Sequence[Row]], frontier: int, limit: int) -> list[Row]:
+    """Return the first ``limit`` rows of the log, up to the frontier. Each shard gives its first ``limit`` rows."""
+    merged = merge(*shards, key=itemgetter(POSITION))
+    return list(islice(takewhile(lambda row: row[POSITION] <= frontier, merged), limit))
