@@ -14,6 +14,7 @@ from support.running import running
 from support.waiting import until
 
 from gatelog.console.store import initialise
+from gatelog.core import postgres
 from gatelog.core.errors import ConflictError, EventIdReusedError, IndexPlaceError
 from gatelog.core.services import Service
 from gatelog.core.settings import Settings
@@ -191,6 +192,34 @@ async def test_every_read_of_a_stream_is_whole_while_the_outbox_is_rotated_all_t
                 await until(partial(_went_on, before), "reads go on")
             done.set()
             await asyncio.gather(*hammering)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_a_rotation_between_the_two_reads_hides_nothing(
+    apart: Settings, monkeypatch: pytest.MonkeyPatch, backward: bool
+) -> None:
+    """All events go from the outbox to the index while one read of a stream has asked only one of them."""
+    fetch = asyncpg.Pool.fetch
+    asked = 0
+
+    async with Producer.connect(apart) as producer, Reader.connect(apart) as reader, connected(apart.dsn) as gate:
+        await producer.append("Note-1", noted(3), expected_version=ANY)
+
+        async def interrupted(pool: postgres.Pool, query: str, *arguments: object) -> list[asyncpg.Record]:
+            nonlocal asked
+            found = await fetch(pool, query, *arguments)
+            if "version BETWEEN $2 AND $3" in query:  # a read of a stream, of either database
+                asked += 1
+                if asked == 1:
+                    async with running(*parts(apart)):
+                        await rotate(apart, gate)
+            return found
+
+        monkeypatch.setattr(asyncpg.Pool, "fetch", interrupted)
+        versions = [event.version async for event in reader.stream("Note-1", backward=backward)]
+        assert asked == 2
+        assert await outbox_events(apart, gate) == 0
+        assert sorted(versions) == [1, 2, 3]
 
 
 async def test_wrong_places_are_named_and_nothing_is_changed(apart: Settings) -> None:
