@@ -2,63 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 
 import asyncpg
 import pytest
+from support.apart import connected, noted, outbox_events, parts, rotate
 from support.databases import database, sharded
-from support.models import Noted
 from support.running import running
 from support.waiting import until
 
 from gatelog.console.store import initialise
 from gatelog.core import postgres
-from gatelog.core.errors import ConflictError, EventIdReusedError, IndexPlaceError
-from gatelog.core.services import Service
+from gatelog.core.errors import ConflictError, EventIdReusedError, IndexPlaceError, ReconcileRefusedError
 from gatelog.core.settings import Settings
-from gatelog.indexer import Indexer
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
-from gatelog.producer.elsewhere.frontier import FrontierKeeper
 from gatelog.producer.outbox import OutboxKeeper
-from gatelog.producer.relay import Relay
+from gatelog.producer.reconcile import reconciliation
 from gatelog.reader import Reader
-from gatelog.schemas import NewEvent
-
-
-def parts(settings: Settings) -> Sequence[Service]:
-    """All that publishes and indexes, but for what rotates the outbox."""
-    indexers = [Indexer(settings, number) for number in range(len(settings.index_dsns))]
-    return [Relay(settings), FrontierKeeper(settings), *indexers]
-
-
-@asynccontextmanager
-async def connected(dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def rotate(settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Take a whole turn: what was published before is in the outbox no more."""
-    keeper = OutboxKeeper(settings.model_copy(update={"outbox_segment_events": 1, "outbox_snapshot_age_max_s": 0.0}))
-
-    async def is_emptied() -> bool:
-        return await keeper.run_once(connection) == "emptied"
-
-    await connection.execute("SET lock_timeout = 50")
-    await until(is_emptied, "a segment of the outbox is emptied")
-
-
-async def outbox_events(settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> int:
-    return int(await connection.fetchval(f"SELECT count(*) FROM {settings.store}.outbox"))
-
-
-def noted(number: int) -> list[NewEvent]:
-    return [NewEvent(Noted(text=str(nth))) for nth in range(number)]
 
 
 async def test_appends_are_indexed_there_and_read_from_both(apart: Settings) -> None:
@@ -233,6 +193,12 @@ async def test_wrong_places_are_named_and_nothing_is_changed(apart: Settings) ->
     with pytest.raises(IndexPlaceError, match="made of 1 shards, but index_dsns names 2"):
         await initialise(apart.model_copy(update={"index_dsns": apart.index_dsns * 2}))
     assert await initialise(apart) == []
+
+
+async def test_reconcile_says_that_it_cannot_compare(apart: Settings) -> None:
+    with pytest.raises(ReconcileRefusedError, match="index is in other databases"):
+        async with reconciliation(apart):
+            pass
 
 
 async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres
+from gatelog.core import migrations, postgres, shards
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -69,6 +69,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
 
     Raises:
         RelayActiveError: a relay is active.
+        ReconcileRefusedError: the index is in other databases than the gate.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
@@ -77,6 +78,11 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
     try:
         with postgres.translated(store, dsn):
             await migrations.check(connection, store, PACKAGE)
+            if await shards.check_gate(connection, settings) is not None:
+                raise ReconcileRefusedError(
+                    f"Store {store!r}: its index is in other databases than the gate, and `gatelog reconcile` cannot "
+                    "compare those yet. Recover the gate's database to its latest state. Nothing was changed."
+                )
             sql = queries("gatelog.producer", "reconcile.sql", store)
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
