@@ -82,8 +82,10 @@ async def test_the_documented_grants_are_enough(settings: Settings) -> None:
         await _go_the_whole_way(app, worker)
 
 
-async def test_the_documented_grants_are_enough_with_the_index_elsewhere(bare_settings: Settings) -> None:
-    async with sharded(bare_settings, 1) as settings:
+async def test_the_documented_grants_are_enough_with_the_index_elsewhere(
+    bare_settings: Settings, spare_dsns: list[str]
+) -> None:
+    async with sharded(bare_settings, spare_dsns[:1]) as settings:
         await initialise(settings)
         async with roles(settings) as (app, worker):
             await _go_the_whole_way(app, worker)

@@ -10,16 +10,16 @@ from gatelog.core.settings import Settings
 
 
 @pytest.fixture
-async def apart(bare_settings: Settings) -> AsyncIterator[Settings]:
+async def apart(bare_settings: Settings, spare_dsns: list[str]) -> AsyncIterator[Settings]:
     """Settings of an initialised, empty store whose index is in one database of its own."""
-    async with sharded(bare_settings, 1) as settings:
+    async with sharded(bare_settings, spare_dsns[:1]) as settings:
         await initialise(settings)
         yield settings
 
 
 @pytest.fixture
-async def shards(bare_settings: Settings) -> AsyncIterator[Settings]:
+async def shards(bare_settings: Settings, spare_dsns: list[str]) -> AsyncIterator[Settings]:
     """Settings of an initialised, empty store whose index is in two databases of its own."""
-    async with sharded(bare_settings, 2) as settings:
+    async with sharded(bare_settings, spare_dsns) as settings:
         await initialise(settings)
         yield settings

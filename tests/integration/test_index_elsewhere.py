@@ -3,16 +3,16 @@
 import asyncio
 import random
 from functools import partial
+from typing import Any
 
 import asyncpg
 import pytest
 from support.apart import connected, noted, outbox_events, parts, rotate
-from support.databases import database, sharded
+from support.databases import sharded
 from support.running import running
 from support.waiting import until
 
 from gatelog.console.store import initialise
-from gatelog.core import postgres
 from gatelog.core.errors import ConflictError, EventIdReusedError, IndexPlaceError, ReconcileRefusedError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
@@ -100,14 +100,14 @@ async def test_an_append_under_a_snapshot_that_is_too_old_stores_no_id_twice(apa
 
 @pytest.mark.parametrize("number", [1, 2])
 async def test_every_read_of_a_stream_is_whole_while_the_outbox_is_rotated_all_the_time(
-    bare_settings: Settings, number: int, chance: random.Random, long: bool
+    bare_settings: Settings, spare_dsns: list[str], number: int, chance: random.Random, long: bool
 ) -> None:
     """No snapshot covers two databases; still no read lacks an event that was acknowledged before it began."""
     streams = [f"Note-{nth}" for nth in range(4)]
     acknowledged = dict.fromkeys(streams, 0)
     done = asyncio.Event()
     reads = 0
-    async with sharded(bare_settings, number) as settings:
+    async with sharded(bare_settings, spare_dsns[:number]) as settings:
         await initialise(settings)
         small = settings.model_copy(update={"read_rows_max": 3})  # pages, between which events move
 
@@ -159,15 +159,17 @@ async def test_a_rotation_between_the_two_reads_hides_nothing(
     apart: Settings, monkeypatch: pytest.MonkeyPatch, backward: bool
 ) -> None:
     """All events go from the outbox to the index while one read of a stream has asked only one of them."""
-    fetch = asyncpg.Pool.fetch
+    fetch: Any = asyncpg.Connection.fetch
     asked = 0
 
     async with Producer.connect(apart) as producer, Reader.connect(apart) as reader, connected(apart.dsn) as gate:
         await producer.append("Note-1", noted(3), expected_version=ANY)
 
-        async def interrupted(pool: postgres.Pool, query: str, *arguments: object) -> list[asyncpg.Record]:
+        async def interrupted(
+            own: "asyncpg.Connection[asyncpg.Record]", query: str, *arguments: object, **options: object
+        ) -> list[asyncpg.Record]:
             nonlocal asked
-            found = await fetch(pool, query, *arguments)
+            found: list[asyncpg.Record] = await fetch(own, query, *arguments, **options)
             if "version BETWEEN $2 AND $3" in query:  # a read of a stream, of either database
                 asked += 1
                 if asked == 1:
@@ -175,7 +177,7 @@ async def test_a_rotation_between_the_two_reads_hides_nothing(
                         await rotate(apart, gate)
             return found
 
-        monkeypatch.setattr(asyncpg.Pool, "fetch", interrupted)
+        monkeypatch.setattr(asyncpg.Connection, "fetch", interrupted)
         versions = [event.version async for event in reader.stream("Note-1", backward=backward)]
         assert asked == 2
         assert await outbox_events(apart, gate) == 0
@@ -201,9 +203,8 @@ async def test_reconcile_says_that_it_cannot_compare(apart: Settings) -> None:
             pass
 
 
-async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings) -> None:
-    async with database(settings.dsn) as dsn:
-        moved = Settings.load(**{**settings.model_dump(), "index_dsns": [dsn]})
+async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, spare_dsns: list[str]) -> None:
+    async with sharded(settings, spare_dsns) as moved:
         for attempt in (initialise(moved), _connect(moved)):
             with pytest.raises(IndexPlaceError, match="index is in the gate's own database"):
                 await attempt

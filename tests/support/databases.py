@@ -1,8 +1,8 @@
-"""Databases of their own beside the shared one, for an index that lives outside the gate's."""
+"""Databases beside the shared one, for an index that lives outside the gate's."""
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -12,21 +12,28 @@ from gatelog.core.settings import Settings
 
 
 @asynccontextmanager
-async def database(dsn: str) -> AsyncIterator[str]:
-    """Yield the DSN of a new, empty database on the same server; dropped at the end, whoever is connected."""
-    name = f"gatelog_{secrets.token_hex(6)}"
+async def databases(dsn: str, number: int) -> AsyncIterator[list[str]]:
+    """Yield the DSNs of new, empty databases on the same server; dropped at the end, whoever is connected.
+
+    To drop one makes the server write all that it has in memory: do not make one for each test.
+    """
+    names = [f"gatelog_{secrets.token_hex(6)}" for _ in range(number)]
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
-        yield urlsplit(dsn)._replace(path=f"/{name}").geturl()
+        for name in names:
+            await connection.execute(f"CREATE DATABASE {name}")
+        yield [urlsplit(dsn)._replace(path=f"/{name}").geturl() for name in names]
     finally:
-        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        for name in names:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await connection.close()
 
 
 @asynccontextmanager
-async def sharded(settings: Settings, shards: int) -> AsyncIterator[Settings]:
-    """Yield settings with an index in as many databases; they have no tables yet."""
-    async with AsyncExitStack() as opened:
-        dsns = [await opened.enter_async_context(database(settings.dsn)) for _ in range(shards)]
-        yield settings.model_copy(update={"index_dsns": tuple(map(SecretStr, dsns))})
+async def sharded(settings: Settings, dsns: Sequence[str]) -> AsyncIterator[Settings]:
+    """Yield settings with an index in these databases; the store's tables there are dropped at the end."""
+    yield settings.model_copy(update={"index_dsns": tuple(map(SecretStr, dsns))})
+    for dsn in dsns:
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.store}" CASCADE')
+        await connection.close()

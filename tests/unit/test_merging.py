@@ -44,17 +44,17 @@ def test_a_stream_has_each_version_once_whatever_moves_between_the_two_reads(
     after=st.integers(0, 60),
     limit=st.integers(1, 70),
     frontier=st.integers(0, 70),
+    backward=st.booleans(),
 )
 def test_the_log_is_merged_on_position_up_to_the_frontier(
-    owners: list[int], after: int, limit: int, frontier: int
+    owners: list[int], after: int, limit: int, frontier: int, backward: bool
 ) -> None:
     log: list[Row] = [("S-1", 1, position) for position in range(1, len(owners) + 1)]
-    pages = [
-        [row for row, owner in zip(log, owners, strict=True) if owner == shard and (row[2] or 0) > after][:limit]
-        for shard in range(4)
-    ]
-    wanted = [row for row in log if after < (row[2] or 0) <= frontier][:limit]
-    assert by_position(pages, frontier, limit) == wanted
+    upto = min(after - 1, frontier) if backward else len(log)
+    asked = [row for row in log if (0 if backward else after) < (row[2] or 0) <= upto][:: -1 if backward else 1]
+    pages = [[row for row in asked if owners[(row[2] or 0) - 1] == shard][:limit] for shard in range(4)]
+    wanted = [row for row in asked if (row[2] or 0) <= frontier][:limit]
+    assert by_position(pages, frontier, limit, backward=backward) == wanted
 
 
 @given(owners=st.lists(st.integers(0, 3), max_size=700), data=st.data())

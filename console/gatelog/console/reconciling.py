@@ -87,21 +87,9 @@ class _Dropped:
 
 
 def _document(row: asyncpg.Record, codec: Codec) -> dict[str, Any]:
-    event = RecordedEvent(
-        row["stream"],
-        row["version"],
-        None,
-        row["event_id"],
-        row["type"],
-        row["recorded_at"],
-        row["correlation_id"],
-        row["causation_id"],
-        row["traceparent"],
-        row["metadata"],
-        row["schema_id"],
-        row["data"],
-        codec,
-    )
+    names = ("correlation_id", "causation_id", "traceparent", "metadata", "schema_id", "data")
+    before = (row["stream"], row["version"], None, row["event_id"], row["type"], row["recorded_at"])
+    event = RecordedEvent((*before, *(row[name] for name in names)), codec)
     whole = {"traceparent": event.traceparent, "schema_id": event.schema_id, "raw": event.raw.hex()}
     return {**document_of(event), **whole}
 

@@ -269,6 +269,26 @@ class StreamNotFoundError(GatelogError):
         super().__init__(f"Stream {stream!r} has no events. Ids are case-sensitive: check spelling and category.")
 
 
+class InvalidCursorError(InvalidInputError):
+    """The cursor is not one of this store and query."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}. Pass a cursor on as it came, to the same query; or begin without one.")
+
+
+class PayloadNotIndexedError(GatelogError):
+    """The query looks at payloads, and the index holds none that SQL can see."""
+
+    exit_code = 2
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        super().__init__(
+            f"Store {store!r}: the query has payload conditions (where), but index_jsonb is off. Read without "
+            "them and filter in the program, or switch index_jsonb on and rebuild the index."
+        )
+
+
 class SchemaError(GatelogError):
     """A schema is unknown, illegal, or does not fit the model or bytes at hand."""
 

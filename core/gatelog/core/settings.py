@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(0.5, gt=0, description="when no notification wakes the relay")
     index_rows_max: int = Field(5_000, ge=1, description="rows that the indexer writes in one transaction")
     index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
-    read_rows_max: int = Field(1_000, ge=1, description="rows that a read fetches at a time")
+    read_rows_max: int = Field(5_000, ge=1, description="rows that a read fetches at a time")
 
     register_schemas: bool = Field(
         True, description="register a new schema at its first append; off in production: at deploy time"

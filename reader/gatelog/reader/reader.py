@@ -1,25 +1,30 @@
 """The reader: one stream from index and outbox, categories and the whole log from the index."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from gatelog.core import migrations, postgres, shards
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
+from gatelog.reader.log_query import LogQuery, log_query
+from gatelog.reader.paging import FIRST_ROWS, pages_behind
+from gatelog.reader.query import Query
 from gatelog.reader.sharded import sharded_source
-from gatelog.reader.source import SCHEMA_ID, LogFilter, PostgresSource, Row, Source
+from gatelog.reader.source import Source, postgres_source, prepare_session
+from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent
+from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
 from gatelog.schemas.event import Event
 from gatelog.schemas.registry import PostgresRegistry
 
 CONNECTIONS_MAX: Final = 10
-WAIT_INTERVAL_S: Final = 0.01
+WAIT_FIRST_S: Final = 0.002
+WAIT_MAX_S: Final = 0.1
 VERSION_MAX: Final = 2**63 - 1
 _TABLES_OF: Final = "gatelog.indexer"  # whose tables, through views, this part reads
 
@@ -45,17 +50,17 @@ class Reader:
             IndexPlaceError: the index is not where the settings say.
         """
         settings = settings or Settings.load()
-        async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
+        async with postgres.pool(
+            settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX, prepare_session
+        ) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     key = await shards.check_gate(connection, settings)
                     if key is None:
                         await migrations.check(connection, settings.store, _TABLES_OF)
             codec = Codec(PostgresRegistry(settings, pool), register=False)
-            if key is None:
-                yield cls(settings, codec, PostgresSource(settings, pool))
-                return
-            async with sharded_source(settings, pool, key, CONNECTIONS_MAX) as source:
+            made = sharded_source(settings, pool, key, CONNECTIONS_MAX) if key else postgres_source(settings, pool)
+            async with made as source:
                 yield cls(settings, codec, source)
 
     async def stream(
@@ -69,8 +74,8 @@ class Reader:
     ) -> AsyncIterator[RecordedEvent]:
         """Yield the events of a stream by version, both ends included; every acknowledged append is seen.
 
-        ``backward`` starts at ``to_version`` (default: the last event). A page of ``read_rows_max`` rows is
-        fetched at a time; events are immutable, so that pages fit together.
+        ``backward`` starts at ``to_version`` (default: the last event). Long streams come in pages, up to
+        ``read_rows_max`` rows each; events are immutable, so that pages fit together.
 
         Raises:
             InvalidStreamIdError: the id is not legal.
@@ -79,23 +84,42 @@ class Reader:
         """
         check_stream_id(stream)
         lowest, highest = from_version or 1, to_version or VERSION_MAX
+
         left = _checked_limit(limit)
-        first = True
-        while lowest <= highest and left > 0:
-            page = min(left, self._settings.read_rows_max)
-            events = await self._events(await self._source.stream(stream, lowest, highest, page, backward=backward))
-            if first and not events and not await self.version(stream):
-                raise StreamNotFoundError(stream)
-            for event in events:
-                yield event
-            if len(events) < page:
-                return
-            first = False
-            left -= page
-            if backward:
-                highest = events[-1].version - 1
-            else:
-                lowest = events[-1].version + 1
+        rows = min(left, FIRST_ROWS, self._settings.read_rows_max)
+        if lowest > highest or rows == 0:
+            return
+        first = await self._stream(stream, lowest, highest, rows, backward=backward)
+        if not first and not await self.version(stream):
+            raise StreamNotFoundError(stream)
+        for event in first:
+            yield event
+        if len(first) < rows:
+            return
+
+        async def behind(event: RecordedEvent, rows: int) -> list[RecordedEvent]:
+            low, high = (lowest, event.version - 1) if backward else (event.version + 1, highest)
+            return await self._stream(stream, low, high, rows, backward=backward) if low <= high else []
+
+        async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
+            async for page in pages:
+                for event in page:
+                    yield event
+
+    async def last(self, stream: str) -> RecordedEvent | None:
+        """Return the last event of a stream; None when it does not exist.
+
+        Raises:
+            InvalidStreamIdError: the id is not legal.
+            PostgresUnavailableError: no answer.
+        """
+        check_stream_id(stream)
+        found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
+        return found[0] if found else None
+
+    async def exists(self, stream: str) -> bool:
+        """Say whether a stream has events. Raises as ``version``."""
+        return await self.version(stream) > 0
 
     async def version(self, stream: str) -> int:
         """Return the version of a stream, which is the number of its events; 0 when it does not exist.
@@ -111,36 +135,46 @@ class Reader:
         self,
         *categories: str,
         types: Iterable[type[Event] | str] | None = None,
+        correlation_id: UUID | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        where: Mapping[str, Any] | None = None,
-        after: int = 0,
+        where: Where | None = None,
+        after: int | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[RecordedEvent]:
-        """Yield the events of categories in position order, up to the frontier; see ``all`` for the filters."""
+        backward: bool = False,
+    ) -> Query:
+        """Return the events of categories; see ``all`` for the filters."""
         if not categories:
             raise InvalidInputError("Name at least one category, or read all().")
-        return self._log(categories, types, since, until, where, after, limit)
+        wanted = log_query(categories, types, correlation_id, since, until, where, after, backward)
+        return self._query(wanted, limit)
 
     def all(
         self,
         *,
         types: Iterable[type[Event] | str] | None = None,
+        correlation_id: UUID | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        where: Mapping[str, Any] | None = None,
-        after: int = 0,
+        where: Where | None = None,
+        after: int | None = None,
         limit: int | None = None,
-    ) -> AsyncIterator[RecordedEvent]:
-        """Yield the whole log in position order, up to the frontier.
+        backward: bool = False,
+    ) -> Query:
+        """Return the whole log, or what fits all filters, in position order, up to the frontier.
 
-        ``types``: models or event types. ``since`` (included) and ``until`` (excluded) bound the time of
-        recording. ``where``: payload fields that must be equal, as JSON. ``after``: a position.
+        Iterate over it (``async for event in reader.all()``), or take ``.page(size, cursor)``.
+
+        ``types``: models or event types. ``correlation_id``: the story of a request, over all categories; the event
+        with that id is part of it. ``since`` (included) and ``until`` (excluded) bound the time of recording.
+        ``where``: payload fields that are equal, ``{"customer": "ann"}``, or compared, ``[field("total") >= 10]``.
+        ``after``: a position; with ``backward``, reading goes on below it.
 
         Raises:
-            PostgresUnavailableError: no answer.
+            InvalidInputError: a filter is not one.
+            SchemaError: an event type is not a legal name.
         """
-        return self._log(None, types, since, until, where, after, limit)
+        return self._query(log_query(None, types, correlation_id, since, until, where, after, backward), limit)
 
     async def frontier(self) -> int:
         """Return the highest position below which the index misses nothing."""
@@ -153,53 +187,35 @@ class Reader:
             WaitTimeoutError: not within ``timeout`` seconds; are relay and indexer running?
         """
         found: dict[UUID, int] = {}
+        wanted, pause_s = set(event_ids), WAIT_FIRST_S
         try:
             async with asyncio.timeout(timeout):
-                while len(found) < len(set(event_ids)) or await self.frontier() < max(found.values(), default=0):
-                    found = await self._source.positions(event_ids)
-                    await asyncio.sleep(WAIT_INTERVAL_S)
+                while True:
+                    found |= await self._source.positions([each for each in wanted if each not in found])
+                    if len(found) == len(wanted) and await self.frontier() >= max(found.values(), default=0):
+                        return [found[event_id] for event_id in event_ids]
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, WAIT_MAX_S)
         except TimeoutError as error:
             raise WaitTimeoutError(
-                f"{len(found)} of {len(event_ids)} events are indexed after {timeout:g} s. "
+                f"{len(found)} of {len(wanted)} events are indexed after {timeout:g} s. "
                 "Are relay and indexer running? See `gatelog status`."
             ) from error
-        return [found[event_id] for event_id in event_ids]
 
-    async def _log(
-        self,
-        categories: Sequence[str] | None,
-        types: Iterable[type[Event] | str] | None,
-        since: datetime | None,
-        until: datetime | None,
-        where: Mapping[str, Any] | None,
-        after: int,
-        limit: int | None,
-    ) -> AsyncIterator[RecordedEvent]:
-        names = None if types is None else [t if isinstance(t, str) else t.event_type for t in types]
-        wanted = LogFilter(categories, names, since, until, where)
-        left = _checked_limit(limit)
-        while left > 0:
-            page = min(left, self._settings.read_rows_max)
-            events = await self._events(await self._source.log(after, wanted, page))
-            for event in events:
-                yield event
-            if len(events) < page:
-                return
-            left -= page
-            assert events[-1].position is not None
-            after = events[-1].position
+    async def _stream(
+        self, stream: str, lowest: int, highest: int, rows: int, *, backward: bool
+    ) -> list[RecordedEvent]:
+        found = await self._source.stream(stream, lowest, highest, rows, backward=backward)
+        codec = self._codec
+        await codec.warm({row[SCHEMA_ID] for row in found})
+        return [RecordedEvent(row, codec) for row in found]
 
-    async def _events(self, rows: Sequence[Row]) -> list[RecordedEvent]:
-        await self._codec.warm({row[SCHEMA_ID] for row in rows})
-        return [_event(row, self._codec) for row in rows]
+    def _query(self, wanted: LogQuery, limit: int | None) -> Query:
+        _checked_limit(limit)
+        return Query(self._source, self._codec, wanted, limit, self._settings.read_rows_max)
 
 
 def _checked_limit(limit: int | None) -> int:
     if limit is not None and limit < 0:
         raise InvalidInputError(f"limit is {limit}; it must not be negative.")
     return VERSION_MAX if limit is None else limit
-
-
-def _event(row: Row, codec: Codec) -> RecordedEvent:
-    fields: tuple[Any, ...] = (*row, codec)
-    return RecordedEvent(*fields)

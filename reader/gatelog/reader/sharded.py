@@ -8,6 +8,7 @@ first answer up to which position events may have left; a shard whose frontier i
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,54 +17,45 @@ from gatelog.core import shards as places
 from gatelog.core.errors import IndexIncompleteError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.reader.log_query import LogQuery
 from gatelog.reader.merging import by_position, by_version
-from gatelog.reader.source import LogFilter, PostgresSource, Row
+from gatelog.reader.source import PostgresSource, postgres_source, prepare_session
+from gatelog.schemas.envelope import Row
 
 _TABLES_OF: Final = "gatelog.indexer"
 
 
 class Shard:
-    """One database of the index, and how far it is known to hold its part."""
+    """One database of the index."""
 
-    def __init__(self, settings: Settings, number: int) -> None:
-        """Call ``opened`` before the first read."""
-        self._settings = settings
+    def __init__(self, settings: Settings, number: int, source: PostgresSource) -> None:
+        """Use ``opened_shard`` instead."""
+        self._store = settings.store
         self._number = number
-        self._frontier = 0
-        self.dsn = settings.shard_dsns[number]
-        self.source: PostgresSource
+        self.source = source
 
-    @asynccontextmanager
-    async def opened(self, key: UUID, connections_max: int) -> AsyncIterator["Shard"]:
-        """Connect, check that it is the right database, and yield it."""
-        settings = self._settings
-        async with postgres.pool(self.dsn, settings.store, "gatelog reader", connections_max, self._forget) as pool:
-            with postgres.translated(settings.store, self.dsn):
-                async with pool.acquire() as connection:
-                    await places.check_shard(connection, settings, self._number, key)
-                    await migrations.check(connection, settings.store, _TABLES_OF)
-            self.source = PostgresSource(
-                settings.model_copy(update={"postgres_dsn": settings.index_dsns[self._number]}), pool
-            )
-            yield self
-
-    async def frontier(self) -> int:
-        """Return how far the store's index misses nothing, as far as this shard has been told."""
-        self._frontier = await self.source.frontier()
-        return self._frontier
-
-    async def need(self, position: int) -> None:
-        """Refuse to go on unless the shard holds all of its events up to a position.
+    async def check(self, frontier: int, needed: int) -> None:
+        """Refuse to go on unless the shard, whose frontier was just seen, holds its events up to a position.
 
         Raises:
             IndexIncompleteError: it does not.
         """
-        if self._frontier < position and await self.frontier() < position:
-            raise IndexIncompleteError(self._settings.store, self._number, self._frontier, position)
+        if frontier < needed and (frontier := await self.source.frontier()) < needed:
+            raise IndexIncompleteError(self._store, self._number, frontier, needed)
 
-    async def _forget(self, _connection: object) -> None:
-        """A new connection may lead to a database that was restored from an older state."""
-        self._frontier = 0
+
+@asynccontextmanager
+async def opened_shard(settings: Settings, number: int, key: UUID, connections_max: int) -> AsyncIterator[Shard]:
+    """Connect to a shard, check that it is the right database, and yield it."""
+    dsn, store = settings.shard_dsns[number], settings.store
+    own = settings.model_copy(update={"postgres_dsn": settings.index_dsns[number]})
+    async with postgres.pool(dsn, store, "gatelog reader", connections_max, prepare_session) as pool:
+        with postgres.translated(store, dsn):
+            async with pool.acquire() as connection:
+                await places.check_shard(connection, settings, number, key)
+                await migrations.check(connection, store, _TABLES_OF)
+        async with postgres_source(own, pool) as source:
+            yield Shard(settings, number, source)
 
 
 class ShardedSource:
@@ -83,8 +75,9 @@ class ShardedSource:
             IndexIncompleteError: the shard was lost or restored, and is not filled again yet.
         """
         shard = self._shard_of(stream)
-        first = await self._ask("pending_backward" if backward else "pending", stream, lowest, highest, limit)
-        await shard.need(first[0]["left_upto"])
+        asked = self._ask("pending_backward" if backward else "pending", stream, lowest, highest, limit)
+        first, frontier = await asyncio.gather(asked, shard.source.frontier())
+        await shard.check(frontier, first[0]["left_upto"])
         indexed = await shard.source.stream(stream, lowest, highest, limit, backward=backward)
         pending = [tuple(row)[1:] for row in first if row["version"] is not None]
         return by_version(indexed, pending, limit, backward=backward)
@@ -96,20 +89,31 @@ class ShardedSource:
             IndexIncompleteError: the shard was lost or restored, and is not filled again yet.
         """
         shard = self._shard_of(stream)
-        (first,) = await self._ask("pending_version", stream)
-        await shard.need(first["left_upto"])
+        (first,), frontier = await asyncio.gather(self._ask("pending_version", stream), shard.source.frontier())
+        await shard.check(frontier, first["left_upto"])
         return max(int(first["version"]), await shard.source.version(stream))
 
-    async def log(self, after: int, wanted: LogFilter, limit: int) -> Sequence[Row]:
+    async def log(self, query: LogQuery, after: int, limit: int) -> Sequence[Row]:
         """See ``Source``. What is above the lowest frontier of a shard may miss events, and is left out."""
         frontier = await self.frontier()
-        return by_position(
-            await asyncio.gather(*(shard.source.log(after, wanted, limit) for shard in self._shards)), frontier, limit
-        )
+        if query.backward and after > frontier:
+            after = frontier + 1
+            query = replace(query, after=after)  # a first page, as before
+        asked = [shard.source.log(query, after, limit) for shard in self._shards]
+        return by_position(await asyncio.gather(*asked), frontier, limit, backward=query.backward)
+
+    async def explain(self, query: LogQuery, limit: int, *, analyze: bool) -> str:
+        """See ``Source``: the plan of each shard."""
+        plans = [await shard.source.explain(query, limit, analyze=analyze) for shard in self._shards]
+        return "\n".join(f"Shard {number}:\n{plan}" for number, plan in enumerate(plans))
+
+    async def cursor_key(self) -> bytes:
+        """See ``Source``: that of the first shard."""
+        return await self._shards[0].source.cursor_key()
 
     async def frontier(self) -> int:
         """See ``Source``."""
-        return min(await asyncio.gather(*(shard.frontier() for shard in self._shards)))
+        return min(await asyncio.gather(*(shard.source.frontier() for shard in self._shards)))
 
     async def positions(self, event_ids: Sequence[UUID]) -> dict[UUID, int]:
         """See ``Source``."""
@@ -136,7 +140,7 @@ async def sharded_source(
     """
     async with AsyncExitStack() as opened:
         shards = [
-            await opened.enter_async_context(Shard(settings, number).opened(key, connections_max))
+            await opened.enter_async_context(opened_shard(settings, number, key, connections_max))
             for number in range(len(settings.index_dsns))
         ]
         yield ShardedSource(settings, gate, shards)

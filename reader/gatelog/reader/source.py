@@ -1,31 +1,22 @@
 """Where a reader's rows come from: Postgres, or memory in users' own tests."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
 from uuid import UUID
 
-import orjson
+import asyncpg
 
 from gatelog.core import postgres
+from gatelog.core.errors import PayloadNotIndexedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.reader.log_query import LogQuery
+from gatelog.reader.statement import statement_of
+from gatelog.reader.stream_reads import StreamRead, StreamReads
+from gatelog.schemas.envelope import Row
 
-Row: TypeAlias = Sequence[Any]  # the fields of RecordedEvent in their order, without the codec
-SCHEMA_ID: Final = 10  # place of schema_id in a row
 _PACKAGE: Final = "gatelog.reader"
-
-
-@dataclass(frozen=True, slots=True)
-class LogFilter:
-    """What a read of the log asks for. None: everything."""
-
-    categories: Sequence[str] | None = None
-    types: Sequence[str] | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    where: Mapping[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -39,8 +30,20 @@ class Source(Protocol):
         """Return the version of a stream, 0 when it does not exist."""
         ...
 
-    async def log(self, after: int, wanted: LogFilter, limit: int) -> Sequence[Row]:
-        """Return events after a position, up to the frontier, in position order, the first ``limit``."""
+    async def log(self, query: LogQuery, after: int, limit: int) -> Sequence[Row]:
+        """Return events behind a position, up to the frontier, in the query's direction, the first ``limit``.
+
+        Raises:
+            PayloadNotIndexedError: the query has payload conditions, and ``index_jsonb`` is off.
+        """
+        ...
+
+    async def explain(self, query: LogQuery, limit: int, *, analyze: bool) -> str:
+        """Return how the first page of a query is found."""
+        ...
+
+    async def cursor_key(self) -> bytes:
+        """Return what cursors are signed with."""
         ...
 
     async def frontier(self) -> int:
@@ -52,39 +55,79 @@ class Source(Protocol):
         ...
 
 
+async def prepare_session(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Set up a connection of the pool that ``PostgresSource`` reads the log through."""
+    await connection.execute(queries(_PACKAGE, "query.sql", "any")["session"])
+
+
+@asynccontextmanager
+async def postgres_source(settings: Settings, pool: postgres.Pool) -> "AsyncIterator[PostgresSource]":
+    """Yield a source that reads through ``pool``, and close what it opens beside it."""
+    source = PostgresSource(settings, pool)
+    try:
+        yield source
+    finally:
+        await source.close()
+
+
 class PostgresSource:
     """Rows of index and outbox."""
 
     def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
         """Read through ``pool``."""
-        self._store = settings.store
-        self._dsn = settings.dsn
+        self._settings = settings
         self._pool = pool
         self._sql = queries(_PACKAGE, "read.sql", settings.store)
+        self._forward = StreamReads(settings, pool, self._sql["stream_forward"], self._sql["streams_forward"])
+        self._backward = StreamReads(settings, pool, self._sql["stream_backward"], self._sql["streams_backward"])
+
+    async def close(self) -> None:
+        """Give connections back to the pool."""
+        await self._forward.close()
+        await self._backward.close()
 
     async def stream(self, stream: str, lowest: int, highest: int, limit: int, *, backward: bool) -> Sequence[Row]:
         """See ``Source``. One statement over index and outbox: a row on its way is seen once."""
-        return await self._fetch("stream_backward" if backward else "stream_forward", stream, lowest, highest, limit)
+        reads = self._backward if backward else self._forward
+        return await reads.read(StreamRead(stream, lowest, highest, limit))
 
     async def version(self, stream: str) -> int:
         """See ``Source``."""
-        return int((await self._fetch("version", stream))[0][0])
+        return int((await self._fetch(self._sql["version"], stream))[0][0])
 
-    async def log(self, after: int, wanted: LogFilter, limit: int) -> Sequence[Row]:
+    async def log(self, query: LogQuery, after: int, limit: int) -> Sequence[Row]:
         """See ``Source``."""
-        where = None if wanted.where is None else orjson.dumps(dict(wanted.where), default=str).decode()
-        return await self._fetch(
-            "log", after, wanted.categories, wanted.types, wanted.since, wanted.until, where, limit
-        )
+        self._check(query)
+        if query.is_empty:
+            return ()
+        made = statement_of(self._settings.store, query, after, await self.frontier(), limit)
+        return await self._fetch(made.sql, *made.arguments)
+
+    async def explain(self, query: LogQuery, limit: int, *, analyze: bool) -> str:
+        """See ``Source``: Postgres' plan as text."""
+        self._check(query)
+        if query.is_empty:
+            return "Nothing is asked of Postgres: an empty list of types or categories fits no event."
+        made = statement_of(self._settings.store, query, query.start, await self.frontier(), limit)
+        options = "ANALYZE, BUFFERS" if analyze else "COSTS"
+        return "\n".join(row[0] for row in await self._fetch(f"EXPLAIN ({options}) {made.sql}", *made.arguments))
+
+    def _check(self, query: LogQuery) -> None:
+        if query.where and not self._settings.index_jsonb:
+            raise PayloadNotIndexedError(self._settings.store)
+
+    async def cursor_key(self) -> bytes:
+        """See ``Source``."""
+        return bytes((await self._fetch(self._sql["cursor_key"]))[0][0])
 
     async def frontier(self) -> int:
         """See ``Source``."""
-        return int((await self._fetch("frontier"))[0][0])
+        return int((await self._fetch(self._sql["frontier"]))[0][0])
 
     async def positions(self, event_ids: Sequence[UUID]) -> dict[UUID, int]:
         """See ``Source``."""
-        return {row["event_id"]: row["position"] for row in await self._fetch("positions", event_ids)}
+        return {row["event_id"]: row["position"] for row in await self._fetch(self._sql["positions"], event_ids)}
 
     async def _fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        with postgres.translated(self._store, self._dsn):
-            return await self._pool.fetch(self._sql[statement], *arguments)
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            return await self._pool.fetch(statement, *arguments)

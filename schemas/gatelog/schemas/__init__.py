@@ -2,5 +2,6 @@
 
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
+from gatelog.schemas.indexed import Indexed
 
-__all__ = ["Event", "NewEvent", "RecordedEvent", "StreamClosed"]
+__all__ = ["Event", "Indexed", "NewEvent", "RecordedEvent", "StreamClosed"]

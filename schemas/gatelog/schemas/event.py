@@ -75,6 +75,11 @@ def model_of(event_type: str) -> type[Event] | None:
     return _models.get(event_type)
 
 
+def models() -> list[type[Event]]:
+    """Return the newest models that this program defines, by event type."""
+    return [_models[event_type] for event_type in sorted(_models)]
+
+
 def new_id() -> UUID:
     """Return a new UUIDv7, as asyncpg's own subclass of UUID, which is made four times as fast."""
     return pgproto.UUID(uuid7().bytes)

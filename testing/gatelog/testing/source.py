@@ -1,5 +1,6 @@
 """A reader's rows from memory."""
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -8,8 +9,10 @@ import orjson
 
 from gatelog.core.domain import category_of
 from gatelog.indexer.rows import json_of
-from gatelog.reader.source import LogFilter, Row
+from gatelog.reader.log_query import LogQuery
 from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import Row
+from gatelog.testing.conditions import holds
 from gatelog.testing.gate import Log, Stored
 
 
@@ -20,6 +23,7 @@ class MemorySource:
         """Read ``log``; ``codec`` decodes what ``where`` looks at."""
         self._log = log
         self._codec = codec
+        self._cursor_key = secrets.token_bytes(32)
 
     async def stream(self, stream: str, lowest: int, highest: int, limit: int, *, backward: bool) -> Sequence[Row]:
         """See ``Source``."""
@@ -30,11 +34,20 @@ class MemorySource:
         """See ``Source``."""
         return self._log.version(stream)
 
-    async def log(self, after: int, wanted: LogFilter, limit: int) -> Sequence[Row]:
+    async def log(self, query: LogQuery, after: int, limit: int) -> Sequence[Row]:
         """See ``Source``."""
-        candidates = self._log.events[after:]
+        events = self._log.events
+        candidates = events[: max(0, after - 1)][::-1] if query.backward else events[after:]
         await self._codec.warm({stored.event.schema_id for stored in candidates})
-        return [_row(stored) for stored in candidates if self._fits(stored, wanted)][:limit]
+        return [_row(stored) for stored in candidates if self._fits(stored, query)][:limit]
+
+    async def explain(self, query: LogQuery, limit: int, *, analyze: bool) -> str:
+        """See ``Source``."""
+        return "A list in memory, looked at from one end to the other."
+
+    async def cursor_key(self) -> bytes:
+        """See ``Source``."""
+        return self._cursor_key
 
     async def frontier(self) -> int:
         """See ``Source``."""
@@ -44,31 +57,19 @@ class MemorySource:
         """See ``Source``."""
         return {i: self._log.by_id[i].position for i in event_ids if i in self._log.by_id}
 
-    def _fits(self, stored: Stored, wanted: LogFilter) -> bool:
+    def _fits(self, stored: Stored, query: LogQuery) -> bool:
+        event = stored.event
         return (
-            (wanted.categories is None or category_of(stored.stream) in wanted.categories)
-            and (wanted.types is None or stored.event.type in wanted.types)
-            and (wanted.since is None or stored.recorded_at >= wanted.since)
-            and (wanted.until is None or stored.recorded_at < wanted.until)
-            and (
-                wanted.where is None
-                or _contains(self._json(stored), orjson.loads(orjson.dumps(dict(wanted.where), default=str)))
-            )
+            (query.categories is None or category_of(stored.stream) in query.categories)
+            and (query.types is None or event.type in query.types)
+            and (query.correlation_id is None or query.correlation_id in (event.correlation_id, event.id))
+            and (query.since is None or stored.recorded_at >= query.since)
+            and (query.until is None or stored.recorded_at < query.until)
+            and (not query.where or holds(query.where, self._json(stored)))
         )
 
     def _json(self, stored: Stored) -> Any:  # noqa: ANN401 - a JSON value
         return orjson.loads(json_of(self._codec, stored.event.schema_id, stored.event.data))
-
-
-def _contains(there: Any, wanted: Any) -> bool:  # noqa: ANN401 - JSON values
-    """Say whether ``there`` contains ``wanted`` as jsonb's ``@>`` means it."""
-    if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(
-            key in there and _contains(there[key], value) for key, value in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return isinstance(there, list) and all(any(_contains(each, one) for each in there) for one in wanted)
-    return type(there) is type(wanted) and bool(there == wanted)
 
 
 def _row(stored: Stored) -> Row:

@@ -19,11 +19,31 @@ CREATE TABLE @store.events (
     CONSTRAINT events_event_id_key UNIQUE (event_id)
 );
 CREATE INDEX events_category_position_idx ON @store.events (category, position);
+CREATE INDEX events_type_position_idx ON @store.events (type, position);
+CREATE INDEX events_recorded_at_idx ON @store.events (recorded_at, position);
 CREATE INDEX events_correlation_idx ON @store.events (correlation_id, position) WHERE correlation_id IS NOT NULL;
 ALTER TABLE @store.events ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardly compresses; do not try
 
 CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.events
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
+
+-- payload_number, payload_text: a field of a payload, to compare it. Queries and the indexes on fields say it with these,
+-- so that one fits the other; plain SQL of one expression, so that the planner looks through it.
+--
+-- A number, which JSON holds as a number, or as text if it is a decimal. Null if it is none.
+CREATE FUNCTION @store.payload_number(data jsonb, path text[]) RETURNS numeric
+IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
+    SELECT CASE jsonb_typeof(data #> path)
+        WHEN 'number' THEN (data #> path)::numeric
+        WHEN 'string' THEN
+            CASE WHEN data #>> path ~ '^-?[0-9]{1,100}([.][0-9]{1,100})?$' THEN (data #>> path)::numeric END
+    END
+$$;
+-- The beginning of a text: an entry of an index must fit into its page. Compare it under COLLATE "C".
+CREATE FUNCTION @store.payload_text(data jsonb, path text[]) RETURNS text
+IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
+    SELECT left(data #>> path, 200)
+$$;
 
 -- What other parts may read of it.
 CREATE VIEW @store.indexed_events AS SELECT * FROM @store.events;
@@ -99,3 +119,10 @@ BEGIN
     RETURN front;
 END
 $$;
+
+-- What the cursors of pages are signed with: a random key of this index.
+CREATE TABLE @store.cursor_key (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    key bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+);
+INSERT INTO @store.cursor_key DEFAULT VALUES;

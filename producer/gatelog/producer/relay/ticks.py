@@ -130,15 +130,15 @@ class Ticks:
             else:
                 self._done, self._is_open = self._upto, False
                 if is_new:  # otherwise nothing was left of an interval that was open: on to the next
-                    if not self._is_stored:
-                        await self._store(None)
                     return None
         if self._rows is None:
             self._rows = await self._left_behind(self._pending)
         return Tick(self._pending.number, self.position + 1, self._rows)
 
     async def fix(self) -> None:
-        """Store the pending tick, so that it comes again, the same, until it is done. Before Kafka commits it.
+        """Store where the relay stands. A pending tick comes again then, the same, until it is done.
+
+        To be called before Kafka commits a tick, and when nothing is due any more.
 
         Raises:
             RelayFencedError: another relay has taken over.

@@ -1,0 +1,166 @@
+"""Conditions on payloads: ``where={"customer": "ann"}`` and ``where=[field("total") >= Decimal("10")]``.
+
+A condition looks at the payload's JSON form, the column ``data`` of ``event_log``. Numbers are compared as numbers,
+also where JSON holds them as text, as it does decimals. Times, dates and ids are text there, and are compared so: ISO
+8601 in UTC sorts as time does.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID
+
+import orjson
+
+from gatelog.core.errors import InvalidInputError
+
+Operator: TypeAlias = Literal["=", "<", "<=", ">", ">="]
+Kind: TypeAlias = Literal["number", "text", "json"]
+Path: TypeAlias = tuple[str, ...]
+
+CONDITIONS_MAX: Final = 50
+PATH_DEPTH_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One comparison of a payload's field with a value. Made by ``field``; several must all hold."""
+
+    path: Path
+    operator: Operator
+    kind: Kind
+    value: Decimal | str  # of kind "json": JSON text that the field must contain, as jsonb's @> means it
+
+    def __bool__(self) -> bool:
+        """Refuse ``1 < field("x") < 3`` and ``a and b``, which Python would silently cut to one condition."""
+        raise TypeError("Write conditions as a list, where=[field('x') > 1, field('x') < 3]: all of them must hold.")
+
+
+Where: TypeAlias = Mapping[str, Any] | Condition | Iterable[Mapping[str, Any] | Condition]
+
+
+class Field:
+    """A field of payloads, to be compared with a value; see ``field``."""
+
+    __slots__ = ("_path",)
+    __hash__ = None  # type: ignore[assignment] # it has no equality: == makes a condition
+
+    def __init__(self, path: Path) -> None:
+        """Use ``field``."""
+        self._path = path
+
+    def __eq__(self, value: object) -> Condition:  # type: ignore[override] # the condition is the point
+        return condition(self._path, "=", value)
+
+    def __ne__(self, value: object) -> Condition:  # type: ignore[override] # see above
+        raise InvalidInputError(
+            f"{'.'.join(self._path)}: != is not a condition that an index answers; filter in Python."
+        )
+
+    def __lt__(self, value: object) -> Condition:
+        return condition(self._path, "<", value)
+
+    def __le__(self, value: object) -> Condition:
+        return condition(self._path, "<=", value)
+
+    def __gt__(self, value: object) -> Condition:
+        return condition(self._path, ">", value)
+
+    def __ge__(self, value: object) -> Condition:
+        return condition(self._path, ">=", value)
+
+
+def field(*path: str) -> Field:
+    """Return a field of payloads: ``field("total")``, or ``field("address", "city")`` for one inside another.
+
+    Compare it with ``==``, ``<``, ``<=``, ``>``, ``>=`` to a number, a text, a UUID, a date, a time, or a time with
+    zone. Equality takes bool, None, lists and dicts too: a list must contain what is given, a dict have its fields.
+
+    Raises:
+        InvalidInputError: the path is empty, too deep, or holds what is no text.
+    """
+    return Field(_checked(path))
+
+
+def conditions(where: Where | None) -> tuple[Condition, ...]:
+    """Return all conditions of an argument ``where``, in an order that does not depend on how it was written.
+
+    Raises:
+        InvalidInputError: a value cannot be compared, or there are over ``CONDITIONS_MAX``.
+    """
+    if where is None:
+        return ()
+    parts = [where] if isinstance(where, (Mapping, Condition)) else list(where)
+    found: list[Condition] = []
+    for part in parts:
+        if isinstance(part, Condition):
+            found.append(part)
+        elif isinstance(part, Mapping):
+            found += _leaves((), part)
+        else:
+            raise InvalidInputError(f"where: {part!r} is neither a mapping nor a comparison of a field().")
+    if len(found) > CONDITIONS_MAX:
+        raise InvalidInputError(f"where has {len(found)} conditions; {CONDITIONS_MAX} are allowed.")
+    return tuple(sorted(set(found), key=lambda c: (c.path, c.operator, c.kind, str(c.value))))
+
+
+def _leaves(path: Path, part: Mapping[str, Any]) -> Iterable[Condition]:
+    for name, value in part.items():
+        inner = _checked((*path, name))
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(inner, value)
+        else:
+            yield condition(inner, "=", value)
+
+
+def condition(path: Path, operator: Operator, value: object) -> Condition:
+    """Return a comparison with a value of any type that can be compared.
+
+    Raises:
+        InvalidInputError: it cannot.
+    """
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        number = Decimal(str(value))
+        if not number.is_finite():
+            raise InvalidInputError(f"{'.'.join(path)}: {value} is not a number that JSON can hold.")
+        return Condition(path, operator, "number", number)
+    if (text := _text(value)) is not None:
+        if "\0" in text:
+            raise InvalidInputError(f"{'.'.join(path)}: a NUL character cannot be looked for.")
+        return Condition(path, operator, "text", text)
+    if operator != "=":
+        raise InvalidInputError(f"{'.'.join(path)}: a {type(value).__name__} has no order; only == compares it.")
+    try:
+        return Condition(path, "=", "json", orjson.dumps(value, default=_plain).decode())
+    except TypeError as error:
+        raise InvalidInputError(f"{'.'.join(path)}: {value!r} cannot be compared with a payload: {error}") from error
+
+
+def _text(value: object) -> str | None:
+    """The JSON form of what is text there, as the indexer writes it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return _plain(value.astimezone(UTC) if value.tzinfo is not None else value)
+    return _plain(value) if isinstance(value, (UUID, date, time)) else None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, (date, time)):
+        return str(orjson.loads(orjson.dumps(value)))
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+def _checked(path: Path) -> Path:
+    if not path or not all(isinstance(part, str) and part and "\0" not in part for part in path):
+        raise InvalidInputError(f"A field's path is one or more names, not {path!r}.")
+    if len(path) > PATH_DEPTH_MAX:
+        raise InvalidInputError(f"A field's path has {len(path)} names; {PATH_DEPTH_MAX} are allowed.")
+    return path
