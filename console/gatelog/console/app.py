@@ -7,7 +7,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, indexing, reconciling, running, services, store
+from gatelog.console import demo, events, imports, index_fields, indexing, reconciling, running, services, store
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -39,8 +39,7 @@ app = typer.Typer(
 )
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
-index = typer.Typer(help="Work on the index.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(index, name="index")
+app.add_typer(indexing.app, name="index")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -59,7 +58,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
-index.command()(indexing.fields)
+indexing.app.command()(index_fields.fields)
 
 
 def main() -> None:

@@ -215,6 +215,25 @@ class ReconcileRefusedError(GatelogError):
     exit_code = 8
 
 
+class RebuildRefusedError(GatelogError):
+    """A rebuilt index may not take the place of the live one. The live index was not changed."""
+
+    exit_code = 8
+
+
+class RebuildActiveError(GatelogError):
+    """Another rebuild of the same index is at work."""
+
+    retryable = True
+    exit_code = 6
+
+    def __init__(self, store: str) -> None:
+        self.store = store
+        super().__init__(
+            f"Store {store!r}: another `gatelog index rebuild` is at work. Let it finish, or stop it first."
+        )
+
+
 class RelayActiveError(GatelogError):
     """A relay is active on the store, so that nothing else may decide what was published."""
 

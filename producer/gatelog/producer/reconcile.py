@@ -7,21 +7,21 @@ holds stays due, unless Kafka has another event in its place.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, shards
+from gatelog.core import migrations, postgres, shards, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.tail import Offsets
 from gatelog.producer.findings import Findings, Streak
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
-from gatelog.producer.relay.tail import Offsets
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
@@ -138,12 +138,9 @@ class Reconciliation:
                 for name, offsets in begins.items()
             }
         await self._connection.execute(self._sql["make_found"])
-        chunks = tail.messages(self._properties, starts, ends)
-        try:
-            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
+            async for chunk in chunks:
                 await self._keep(chunk)
-        finally:
-            await asyncio.to_thread(chunks.close)  # type: ignore[attr-defined] # it is a generator
         await self._connection.execute(
             "CREATE INDEX ON found (event_id); CREATE INDEX ON found (stream, version);"
             "CREATE INDEX ON found (position); ANALYZE found"

@@ -12,7 +12,7 @@ from zlib import crc32
 import asyncpg
 
 from gatelog.core import postgres
-from gatelog.core.errors import IndexPlaceError, StoreNotInitialisedError
+from gatelog.core.errors import IndexPlaceError, SettingsError, StoreNotInitialisedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 
@@ -31,6 +31,31 @@ class Tables:
 def shard_of(stream: bytes, shards: int) -> int:
     """Return the number of the shard that holds a stream, given the UTF-8 of its id. It never changes."""
     return crc32(stream) % shards
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """One shard of several, which keeps its own of the records that it reads."""
+
+    shard: int
+    shards: int
+
+    def owns(self, stream: str | bytes | None) -> bool:
+        """Say whether a stream, or the record with this key, is the shard's. What has no key is the first one's."""
+        encoded = stream.encode() if isinstance(stream, str) else stream or b""
+        return shard_of(encoded, self.shards) == self.shard
+
+
+def dsn_of(settings: Settings, shard: int) -> str:
+    """Return where a shard of the index is; without ``index_dsns``, shard 0 is the gate's own database.
+
+    Raises:
+        SettingsError: there is no such shard.
+    """
+    dsns = settings.shard_dsns or (settings.dsn,)
+    if not 0 <= shard < len(dsns):
+        raise SettingsError(f"There is no shard {shard} of the index: its shards are 0 to {len(dsns) - 1}.")
+    return dsns[shard]
 
 
 async def tables(connection: postgres.Connection, store: str) -> Tables:

@@ -6,11 +6,11 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services
+from gatelog.core import logs, postgres, services, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.producer.relay.topics import Topics
