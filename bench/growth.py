@@ -22,7 +22,7 @@ import asyncpg
 from gatelog.console.store import initialise
 from gatelog.core.settings import Settings
 from gatelog.core.sql import with_store
-from gatelog.local import LocalServices
+from gatelog.local import LocalServices, postgres
 
 STORE: Final = "growth"
 PARTITION_EVENTS: Final = 1_000_000
@@ -193,7 +193,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--shapes", nargs="+", default=["plain", "by_position", "by_stream"])
+    parser.add_argument("--shared-buffers", help="of Postgres, as 2GB; by default that of `gatelog up`")
     options = parser.parse_args()
+    if options.shared_buffers:
+        postgres._SETTINGS["shared_buffers"] = (
+            options.shared_buffers
+        )  # no setting of gatelog's: it is for development
     with tempfile.TemporaryDirectory(prefix="gatelog-growth-") as folder:
         services = LocalServices(Path(folder) / "services")
         endpoints = await asyncio.to_thread(services.up, only="postgres")

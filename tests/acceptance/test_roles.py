@@ -23,7 +23,9 @@ from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
-_OF_INDEX = {"migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records"}
+_OF_INDEX = {  # the text says so
+    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records", "index_topics", "cursor_key"
+}  # fmt: skip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
@@ -49,7 +51,7 @@ async def roles(settings: Settings) -> AsyncIterator[tuple[Settings, Settings]]:
     gate, more, index = documented(settings, tag)
     grants = {settings.dsn: [gate]}
     if settings.index_dsns:
-        replaced = r"GRANT [^;]*?(index_offsets|\.events)[^;]*;"  # the text says so
+        replaced = r"GRANT [^;]*?(index_offsets|\.events|cursor_key)[^;]*;"
         grants = {settings.dsn: [re.sub(replaced, _without_index, gate), more], settings.shard_dsns[0]: [index]}
     async with connected(settings.dsn) as connection:
         for role in ("app", "worker"):
@@ -113,4 +115,5 @@ async def _go_the_whole_way(app: Settings, worker: Settings) -> None:
             done = await producer.append("Note-2", [Noted(text="c")], expected_version=ANY)
             await reader.indexed(done.event_ids)
             assert [event.version async for event in reader.stream("Note-1")] == [1, 2]
+            assert len((await reader.all().page(2)).events) == 2
             await until(is_emptied, "a segment of the outbox is emptied")

@@ -15,12 +15,15 @@ from support.restores import dump, restore
 from support.running import running
 from support.waiting import until
 
+from gatelog.console import options
 from gatelog.console.store import initialise
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import IndexIncompleteError, IndexPlaceError, SettingsError
 from gatelog.core.settings import Settings
 from gatelog.core.shards import shard_of
 from gatelog.indexer import Indexer
+from gatelog.indexer.places import index_pools
+from gatelog.indexer.unreadable import UnreadableRecords
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Reader
 
@@ -144,6 +147,8 @@ async def test_the_order_and_the_number_of_shards_are_pinned(shards: Settings) -
                 await attempt
     with pytest.raises(SettingsError, match="no shard 2 of the index: its shards are 0 to 1"):
         Indexer(shards, 2)
+    with pytest.raises(SettingsError, match="name one, --shard 0 to 1"):
+        options.shard_of(shards, None)
     assert await initialise(shards) == []
 
 
@@ -169,6 +174,10 @@ async def test_strange_records_are_kept_once(shards: Settings) -> None:
 
         await until(are_kept, "the first shard has set both aside")
         assert await _unreadable(shards, 1) == []
+        async with index_pools(shards, 0, "test", 2) as (gate, shard):
+            records = UnreadableRecords(shards, gate, shard)
+            assert [each.value_bytes for each in await records.list()] == [len(record.value), 1]
+            assert "another shard" in "".join([each.what async for each in records.retry()])
         assert await _versions(reader, ours) == [1, 2]
 
 

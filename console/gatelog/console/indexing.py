@@ -174,7 +174,7 @@ async def _records(settings: Settings, shard: int | None) -> AsyncIterator[Unrea
     number = options.shard_of(settings, shard)
     async with index_pools(settings, number, "gatelog index", 2) as (gate, pool):
         with postgres.translated(settings.store, shards.dsn_of(settings, number)):
-            yield UnreadableRecords(settings, gate, pool)
+            yield UnreadableRecords(settings, gate, pool, number)
 
 
 async def _list(settings: Settings, shard: int | None, *, after: int, settled: bool) -> list[Unreadable]:

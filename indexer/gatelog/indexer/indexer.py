@@ -79,19 +79,18 @@ class _Session:
 
     def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
         self._settings = settings
-        count = max(1, len(settings.index_dsns))
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
         codec = Codec(registry, register=False)
-        owns = shards.Owner(shard, count) if count > 1 else None
+        owns = shards.owner_of(settings, shard)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=owns)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
-            group_id=f"gatelog.{settings.store}.indexer" + (f".{shard}" if count > 1 else ""),
+            group_id=f"gatelog.{settings.store}.indexer" + ("" if owns is None else f".{shard}"),
             enable_auto_commit=False,
             auto_offset_reset="error",  # a missing offset is named, never jumped over
             isolation_level="read_committed",

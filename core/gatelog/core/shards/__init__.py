@@ -46,6 +46,11 @@ class Owner:
         return shard_of(encoded, self.shards) == self.shard
 
 
+def owner_of(settings: Settings, shard: int) -> Owner | None:
+    """Return what a shard keeps; None: it is the only one, and keeps everything."""
+    return Owner(shard, len(settings.index_dsns)) if len(settings.index_dsns) > 1 else None
+
+
 def dsn_of(settings: Settings, shard: int) -> str:
     """Return where a shard of the index is; without ``index_dsns``, shard 0 is the gate's own database.
 
