@@ -125,6 +125,33 @@ def _until_connected(connect: Callable[[], Any]) -> Any:  # noqa: ANN401 - of an
 def eventsourcing(dsn: str, events: int, seconds: float) -> float:
     """Return the events a second of eventsourcing's Postgres recorder."""
     from eventsourcing.persistence import StoredEvent
+
+    recorder, close = _recorder(dsn)
+
+    def append(stream: str, before: int) -> None:
+        versions = range(before + 1, before + events + 1)
+        recorder.insert_events([StoredEvent(stream, version, "Measured", b"x" * 200) for version in versions])
+
+    try:
+        return _threads(append, events, seconds)
+    finally:
+        close()
+
+
+@contextmanager
+def eventsourcing_stream(dsn: str, events: int) -> Iterator[Callable[[], int]]:
+    """Yield what reads a stream of so many events with eventsourcing, and returns their number."""
+    from eventsourcing.persistence import StoredEvent
+
+    recorder, close = _recorder(dsn)
+    recorder.insert_events([StoredEvent("Order-long", n, "Measured", b"x" * 200) for n in range(1, events + 1)])
+    try:
+        yield lambda: len(recorder.select_events("Order-long"))
+    finally:
+        close()
+
+
+def _recorder(dsn: str) -> tuple[Any, Callable[[], None]]:
     from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
     parts = urlsplit(dsn)
@@ -140,15 +167,7 @@ def eventsourcing(dsn: str, events: int, seconds: float) -> float:
     )
     recorder = PostgresApplicationRecorder(store, events_table_name=f"es_{secrets.token_hex(4)}")
     recorder.create_table()
-
-    def append(stream: str, before: int) -> None:
-        versions = range(before + 1, before + events + 1)
-        recorder.insert_events([StoredEvent(stream, version, "Measured", b"x" * 200) for version in versions])
-
-    try:
-        return _threads(append, events, seconds)
-    finally:
-        store.close()
+    return recorder, store.close
 
 
 async def install_message_db(dsn: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Protocol
 import asyncpg
 import pytest
 from support.databases import databases
+from support.projections import Connection, dropped_with_their_store
 from support.running import running
 
 from gatelog.console.store import initialise
@@ -32,6 +33,7 @@ from gatelog.reader import Reader
 
 POSTGRES = "GATELOG_TEST_POSTGRES_DSN"
 KAFKA = "GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS"
+REGISTRY = "GATELOG_TEST_REGISTRY_URL"
 _HOME = "gatelog_home"
 _home = pytest.StashKey[Path]()
 
@@ -112,6 +114,13 @@ async def spare_dsns(endpoints: Endpoints) -> AsyncIterator[list[str]]:
         yield dsns
 
 
+@pytest.fixture(scope="session")
+def registry_url(pytestconfig: pytest.Config) -> str:
+    """Where a real registry with Confluent's API listens; started by the first test that asks."""
+    given = os.environ.get(REGISTRY)
+    return given or LocalServices(pytestconfig.stash[_home] / "services").up(only="registry").registry_url
+
+
 @pytest.fixture
 async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[Settings]:
     """Settings of a store that has no tables yet."""
@@ -132,7 +141,11 @@ async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[S
 
 def _delete_topics(settings: Settings) -> None:
     admin = kafka.admin(settings.kafka_properties)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{settings.store}.")]
+    names = [
+        name
+        for name in admin.list_topics(timeout=10).topics
+        if name.startswith((f"{settings.store}.", f"{settings.store}-"))
+    ]
     if names:
         for future in admin.delete_topics(names).values():
             future.exception(timeout=30)
@@ -163,6 +176,13 @@ async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[as
     connection = await asyncpg.connect(settings.dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def rows(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings) -> AsyncIterator[Connection]:
+    """A connection to read models in the store's database; their schemas go when the test is over."""
+    yield connection
+    await dropped_with_their_store(connection, settings)
 
 
 @pytest.fixture

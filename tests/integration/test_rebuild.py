@@ -242,7 +242,7 @@ async def test_records_that_repeat_others_are_set_aside_in_a_rebuild_too(
         await append(producer, "Note-1", *"abc")
         await publish(settings, 3)
     ours = await asyncio.to_thread(records_of, settings)
-    lies = [ours[0].headers, {**ours[0].headers, "ce_position": "9"}]
+    lies = [ours[0].headers, {**ours[0].headers, "ce_position": "9"}, {**ours[0].headers, "ce_position": "2"}]
     await asyncio.to_thread(write, settings, ours[0], lies)
     done = await rebuild(settings, silent)
     assert (done.frontier, done.highest, done.unreadable) == (3, 3, 2)

@@ -4,6 +4,7 @@ import contextlib
 import enum
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
 
@@ -245,3 +246,47 @@ async def test_a_length_of_gigabytes_is_refused_at_once(model: type[Event], clai
     await codec.warm({1})
     with pytest.raises(UndecodableRecordError, match="do not resolve"):
         codec.to_dict(1, claimed + b"x")
+
+
+class Cat(BaseModel):
+    name: str
+
+
+class Dog(BaseModel):
+    name: str
+
+
+class Kind(Enum):
+    TAME = "tame"
+
+
+class Owner(Event):
+    pet: Cat | Dog
+    others: list[Dog | Cat | None]
+    by_name: dict[str, Dog]
+    kind: Kind | None
+    mixed: Cat | list[Dog] | Kind
+    called: str = Field(alias="class")
+    parent: "Owner | None" = None
+
+
+async def test_nested_models_enums_and_aliases_come_back_as_they_were() -> None:
+    codec = await codec_for(Owner)
+    for mixed in (Cat(name="x"), [Dog(name="y")], Kind.TAME):
+        owner = Owner(
+            pet=Dog(name="a"),
+            others=[Cat(name="b"), None, Dog(name="c")],
+            by_name={"d": Dog(name="d")},
+            kind=Kind.TAME,
+            mixed=mixed,
+            **{"class": "e"},
+        )
+        owner = owner.model_copy(update={"parent": owner})
+        schema_id, data = codec.encode(owner, "S-1", 1 << 20)
+        await codec.warm({schema_id})
+        written = codec.to_dict(schema_id, data)
+        assert written["class"] == "e"
+        assert written["parent"]["pet"] == {"name": "a"}
+        assert data[0] == 2, "Dog is the second branch: its fields are those of Cat"
+        again = codec.to_model(schema_id, data, Owner)
+        assert again.model_dump() == owner.model_dump()

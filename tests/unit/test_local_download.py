@@ -22,7 +22,7 @@ CONTENT = bytes(range(256)) * 1000
 JAR = Jar("org.example", "thing", "1.0", sha256(CONTENT).hexdigest(), len(CONTENT))
 OTHER_CONTENT = b"other" * 100
 OTHER = Jar("org.example.deep", "other", "2", sha256(OTHER_CONTENT).hexdigest(), len(OTHER_CONTENT))
-LOCK = Lock((JAR, OTHER), "0123456789abcdef0123")
+LOCK = Lock((JAR, OTHER), "0123456789abcdef0123", "kafka.lock")
 
 
 class Repository:
@@ -97,7 +97,7 @@ def test_lock_file_lists_kafka_completely() -> None:
     assert len({jar.path for jar in locked.jars}) == len(locked.jars) == 47
     assert all(re.fullmatch("[0-9a-f]{64}", jar.sha256) and jar.size > 0 for jar in locked.jars)
     assert {"kafka_2.13", "kafka-tools", "log4j-slf4j-impl"} <= {jar.artifact for jar in locked.jars}
-    assert re.fullmatch(r"\d+\.\d+\.\d+", locked.kafka_version)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", locked.version)
 
 
 def test_lock_file_is_written_from_a_folder_in_repository_layout(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_bad_content_is_tried_once_more_then_deleted_and_reported(
     repository: Repository, download: Callable[[], None], tmp_path: Path, served: bytes
 ) -> None:
     repository.files[f"/{JAR.path}"] = served
-    with pytest.raises(DownloadError, match=r"not what kafka\.lock says"):
+    with pytest.raises(DownloadError, match=r"not what its lock file says"):
         download()
     assert len(repository.asked) == 2
     assert list(tmp_path.iterdir()) == []
@@ -234,7 +234,12 @@ def test_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("no_proxy", "*")
         monkeypatch.setenv("GATELOG_MAVEN_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(LocalServiceError, match=r"(?s)refused.*GATELOG_MAVEN_URL") as caught:
-            ensure_jars(Lock((replace(JAR, artifact="kafka-clients"),), "0"), tmp_path, no_progress, pause_s=0.001)
+            ensure_jars(
+                Lock((replace(JAR, artifact="kafka-clients"),), "0", "kafka.lock"),
+                tmp_path,
+                no_progress,
+                pause_s=0.001,
+            )
     assert str(tmp_path) in str(caught.value)
 
 

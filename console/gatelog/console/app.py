@@ -7,7 +7,27 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from gatelog.console import demo, events, imports, index_fields, indexing, reconciling, running, services, store
+from gatelog.console import (
+    consuming,
+    demo,
+    events,
+    imports,
+    index_fields,
+    indexing,
+    parked,
+    projections,
+    reconciling,
+    republishing,
+    running,
+    schema,
+    schema_copy,
+    schema_files,
+    schema_registry,
+    services,
+    serving,
+    store,
+    verifying,
+)
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -40,6 +60,12 @@ app = typer.Typer(
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
 app.add_typer(indexing.app, name="index")
+schemas = typer.Typer(
+    help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(schemas, name="schema")
+app.add_typer(parked.app, name="parked")
+app.add_typer(projections.app, name="projection")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -49,7 +75,11 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.run,
     running.relay,
     running.indexer,
+    serving.serve,
+    consuming.consume,
     reconciling.reconcile,
+    republishing.republish,
+    verifying.verify,
     events.append,
     events.read,
     events.tail,
@@ -59,6 +89,21 @@ for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
 indexing.app.command()(index_fields.fields)
+_SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
+    "check": schema.check,
+    "diff": schema.diff,
+    "lint": schema.lint_,
+    "list": schema_registry.list_,
+    "show": schema_registry.show,
+    "history": schema_registry.history,
+    "level": schema_registry.level,
+    "register": schema_registry.register,
+    "generate": schema_files.generate,
+    "export": schema_files.export,
+    "copy": schema_copy.copy_,
+}
+for name, command in _SCHEMA_COMMANDS.items():
+    schemas.command(name)(command)
 
 
 def main() -> None:

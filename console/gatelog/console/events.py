@@ -22,7 +22,7 @@ from gatelog.reader import Reader
 from gatelog.schemas import Event, NewEvent, RecordedEvent
 from gatelog.schemas.event import model_of
 from gatelog.schemas.from_avro import model_from
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 TAIL_INTERVAL_S: Final = 0.2
 _EXPECTED: Final = {"any": ANY, "no-stream": NO_STREAM, "exists": STREAM_EXISTS}
@@ -83,7 +83,7 @@ async def _model(settings: Settings, event_type: str, schema: Path | None, model
     if schema is not None:
         return _from_file(schema, event_type)
     async with postgres.pool(settings.dsn, settings.store, "gatelog append", 1) as pool:
-        return model_from((await PostgresRegistry(settings, pool).latest(event_type)).definition)
+        return model_from((await registry_of(settings, pool).latest(event_type)).definition)
 
 
 def _imported(module: str, event_type: str) -> type[Event]:

@@ -13,7 +13,7 @@ from gatelog.core import postgres, shards
 from gatelog.core.settings import Settings
 from gatelog.indexer.fields import FieldIndexes, index_fields
 from gatelog.indexer.places import index_pools
-from gatelog.schemas.event import models
+from gatelog.schemas.event import defined_models
 from gatelog.schemas.indexed import IndexedField, indexed_fields
 
 
@@ -33,7 +33,7 @@ def fields(
     """
     for module in modules:
         import_models(module)
-    wanted = [each for model in models() for each in indexed_fields(model)]
+    wanted = [each for model in defined_models() for each in indexed_fields(model)]
     found = asyncio.run(_index_all(options.settings_of(store, home), wanted, drop))
     if json:
         print_json(asdict(found))

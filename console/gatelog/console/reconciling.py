@@ -20,7 +20,7 @@ from gatelog.producer.findings import Findings
 from gatelog.producer.reconcile import reconciliation
 from gatelog.schemas import RecordedEvent
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 DISAGREE: Final = 8
 
@@ -76,7 +76,7 @@ class _Dropped:
     async def write(self, rows: Sequence[asyncpg.Record]) -> None:
         settings = self._settings
         async with postgres.pool(settings.dsn, settings.store, "gatelog reconcile", 1) as pool:
-            codec = Codec(PostgresRegistry(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
             await codec.warm({row["schema_id"] for row in rows})
         lines = [orjson.dumps(_document(row, codec), default=str) + b"\n" for row in rows]
         with self.path.open("ab") as file:

@@ -25,7 +25,7 @@ def run(store: options.Store = None, home: options.Home = None, json_logs: JsonL
     gatelog run --store billing --json-logs
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, *_relay(settings), *_indexers(settings, None))
+    until_signal(json_logs, *_relay(settings), *_indexers(settings, None))
 
 
 def relay(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -34,7 +34,7 @@ def relay(store: options.Store = None, home: options.Home = None, json_logs: Jso
     gatelog relay
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, *_relay(settings))
+    until_signal(json_logs, *_relay(settings))
 
 
 def indexer(
@@ -53,7 +53,7 @@ def indexer(
       gatelog indexer --shard 1
     """
     settings = options.settings_of(store, home)
-    _until_signal(json_logs, *_indexers(settings, shard))
+    until_signal(json_logs, *_indexers(settings, shard))
 
 
 def _relay(settings: Settings) -> list[services.Service]:
@@ -66,13 +66,15 @@ def _indexers(settings: Settings, shard: int | None) -> list[services.Service]:
     return [Indexer(settings, number) for number in numbers]
 
 
-def _until_signal(json_logs: bool, *running: services.Service) -> None:
+def until_signal(json_logs: bool, *running: services.Service) -> None:
+    """Run services until SIGTERM or Ctrl-C, with logs for people or, where nobody looks, for programs."""
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(services.run_until_signal(*running))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where it is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:  # it is in the extra "speed"

@@ -1,8 +1,10 @@
-"""``gatelog up`` and ``down``: Postgres and Kafka on this machine."""
+"""``gatelog up`` and ``down``: Postgres, Kafka and, where wanted, a schema registry on this machine."""
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
@@ -15,31 +17,40 @@ if TYPE_CHECKING:
 _ENDPOINTS = """\
 # Written by `gatelog up`, removed by `gatelog down`. Arguments, GATELOG_* and gatelog.toml come first.
 postgres_dsn = "{dsn}"
-
+{registry}
 [kafka]
 "bootstrap.servers" = "{servers}"
 """
 
 
-def up(home: options.Home = None, json: options.Json = False) -> None:
+def up(
+    registry: Annotated[
+        bool, typer.Option("--registry", help="Start a schema registry too; from then on in every `gatelog up`.")
+    ] = False,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
     """Start PostgreSQL and Kafka on this machine, in the background, without Docker; return when they are ready.
 
-    The first start downloads Kafka (46 MB) from Maven Central into a cache. Everything listens on
-    loopback only; all state is in one folder. Running it again changes nothing.
+    The first start downloads Kafka (46 MB), and the registry (159 MB), from Maven Central into a cache.
+    Everything listens on loopback only; all state is in one folder. Running it again changes nothing.
 
       gatelog up
+      gatelog up --registry
       gatelog up --home /tmp/another-one
     """
-    endpoints = start(home_of(home))
-    dsn, servers = endpoints.postgres_dsn, endpoints.kafka_bootstrap_servers
+    endpoints = start(home_of(home), registry=registry)
+    found = {"postgres_dsn": endpoints.postgres_dsn, "kafka_bootstrap_servers": endpoints.kafka_bootstrap_servers}
+    if endpoints.registry_url:
+        found["registry_url"] = endpoints.registry_url
     if json:
-        print_json({"postgres_dsn": dsn, "kafka_bootstrap_servers": servers})
+        print_json(found)
     else:
-        print_table("Running", {"GATELOG_POSTGRES_DSN": dsn, "GATELOG_KAFKA_BOOTSTRAP_SERVERS": servers})
+        print_table("Running", {f"GATELOG_{name.upper()}": value for name, value in found.items()})
 
 
 def down(home: options.Home = None) -> None:
-    """Stop the PostgreSQL and Kafka that `gatelog up` started. Their data stays.
+    """Stop what `gatelog up` started. Their data stays.
 
     gatelog down
     """
@@ -62,11 +73,15 @@ def local(home: Path) -> "LocalServices":
     return LocalServices(home)
 
 
-def start(home: Path) -> "Endpoints":
+def start(home: Path, *, registry: bool = False) -> "Endpoints":
     """Start what is not running in ``home``, and leave the endpoints where the settings look for them."""
     with bars() as progress:
-        endpoints = local(home).up(progress=StageBars(progress))
-    text = _ENDPOINTS.format(dsn=endpoints.postgres_dsn, servers=endpoints.kafka_bootstrap_servers)
+        endpoints = local(home).up(registry=registry, progress=StageBars(progress))
+    text = _ENDPOINTS.format(
+        dsn=endpoints.postgres_dsn,
+        servers=endpoints.kafka_bootstrap_servers,
+        registry=f'registry_url = "{endpoints.registry_url}"\n' if endpoints.registry_url else "",
+    )
     file = home / ENDPOINTS_FILE
     if not file.exists() or tomllib.loads(file.read_text(encoding="utf-8")) != tomllib.loads(text):
         file.touch(mode=0o600)

@@ -19,9 +19,11 @@ from gatelog.indexer import status as index_status
 from gatelog.indexer.status import IndexStatus
 from gatelog.producer import elsewhere
 from gatelog.producer import status as producer_status
+from gatelog.reader import Standing, standings
 
-PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer")
-GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE)
+READER_PARTS: Final = ("gatelog.reader.folds", "gatelog.reader.subscriptions", "gatelog.reader")
+PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
+GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE, *READER_PARTS)
 SHARD_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.indexer", shard.PACKAGE)  # schemas: for a function
 
 
@@ -95,7 +97,7 @@ async def _connection(settings: Settings, dsn: str, name: str) -> AsyncIterator[
 
 
 def status(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
-    """Show where everything stands: local services, outbox, relay, index.
+    """Show where everything stands: local services, outbox, relay, index, subscriptions.
 
     Exit code 0 when the store answers; otherwise that of the error shown.
 
@@ -121,24 +123,44 @@ def _services(home: Path) -> list[dict[str, Any]]:
 async def _tables(settings: Settings) -> dict[str, Any]:
     async with _connection(settings, settings.dsn, "gatelog status") as connection:
         produced = await producer_status.status(connection, settings.store)
+        subscribed = await standings(settings, connection)
         key = await shards.check_gate(connection, settings)
         held = [] if key is not None else [await index_status.status(connection, settings.store)]
     if key is not None:
         held = [await _shard(settings, number, key) for number in range(len(settings.index_dsns))]
     indexed = IndexStatus.of_shards(held)
-    report: dict[str, Any] = {"producer": asdict(produced), "index": asdict(indexed)}
+    report: dict[str, Any] = {
+        "producer": asdict(produced),
+        "index": asdict(indexed),
+        "index_lag_events": produced.position - indexed.frontier,
+        "subscriptions": [_subscription(each) for each in subscribed],
+    }
     if key is not None:
         report["index_shards"] = [
             {"place": postgres.where(dsn), **asdict(each)}
             for dsn, each in zip(settings.shard_dsns, held, strict=True)
         ]
-    return {**report, "index_lag_events": produced.position - indexed.frontier}
+    return report
 
 
 async def _shard(settings: Settings, number: int, key: UUID) -> IndexStatus:
     async with _connection(settings, settings.shard_dsns[number], "gatelog status") as connection:
         await shards.check_shard(connection, settings, number, key)
         return await index_status.status(connection, settings.store)
+
+
+def _subscription(standing: Standing) -> dict[str, Any]:
+    members = [{**asdict(member), "trouble": member.trouble} for member in standing.members]
+    return {**asdict(standing), "is_active": standing.is_active, "members": members}
+
+
+def _subscription_line(each: dict[str, Any]) -> str:
+    members = f"{len(each['members'])} members" if each["is_active"] else "not running"
+    lag = "lag unknown: no answer from Kafka"
+    if each["lag_positions"] is not None:
+        lag = f"{each['lag_positions']:,} positions behind, {each['lag_s']:.1f} s; {each['parked']:,} parked"
+    trouble = "".join(f"; pid {m['pid']} on {m['host']}: {m['trouble']}" for m in each["members"] if m["trouble"])
+    return f"{members}, {lag}{trouble}"
 
 
 def _show(report: dict[str, Any], *, json: bool) -> None:
@@ -173,6 +195,9 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
                     "unreadable records": f"{each['unreadable']:,}",
                 },
             )
+        if report["subscriptions"]:
+            rows = {each["name"]: _subscription_line(each) for each in report["subscriptions"]}
+            print_table("Subscriptions", rows)
 
 
 def _active(is_active: bool) -> str:

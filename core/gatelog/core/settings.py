@@ -7,10 +7,18 @@ Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``sec
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -60,6 +68,29 @@ def _listed(value: Any) -> Any:  # noqa: ANN401 - the field's own type checks it
     return json.loads(value) if value.lstrip().startswith("[") else value.split()
 
 
+Level: TypeAlias = Literal[
+    "NONE",
+    "BACKWARD",
+    "BACKWARD_TRANSITIVE",
+    "FORWARD",
+    "FORWARD_TRANSITIVE",
+    "FULL",
+    "FULL_TRANSITIVE",
+]
+
+
+class SchemaSettings(BaseModel):
+    """The table ``[schemas]``: what ``gatelog schema`` works on when its command line does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: tuple[Path, ...] = Field((), description=".avsc files, and folders of them")
+    models: tuple[str, ...] = Field((), description="modules that define events")
+    compatibility: Level | None = Field(None, description="of subjects that have none below; none: the registry's")
+    subjects: dict[str, Level] = Field(default_factory=dict, description="compatibility of single subjects")
+    lint_ignore: tuple[str, ...] = Field((), description="rules that lint leaves out")
+
+
 class Settings(BaseSettings):
     """Everything that can be set; the limits carry their unit in their name."""
 
@@ -97,9 +128,30 @@ class Settings(BaseSettings):
     index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
     read_rows_max: int = Field(5_000, ge=1, description="rows that a read fetches at a time")
 
+    snapshot_events: int = Field(100, ge=0, description="events after which a fold keeps a snapshot; 0: never")
+
+    registry_url: str | None = Field(
+        None, description="of a Confluent-compatible schema registry, commas between several; none: Postgres' tables"
+    )
+    registry_auth: SecretStr | None = Field(None, description="user:password, or key:secret")
+    registry_ca_file: Path | None = Field(None, description="what the registry's certificate is checked against")
+    registry_cert_file: Path | None = Field(None, description="our certificate, for mutual TLS")
+    registry_key_file: Path | None = Field(None, description="the key of registry_cert_file, unless it is in there")
+    registry_timeout_s: float = Field(10.0, gt=0, description="of one request")
+    subscription_protocol: Literal["auto", "consumer", "classic"] = Field(
+        "auto", description="of consumer groups; consumer: KIP-848; auto: that, where the broker has it"
+    )
+    subscription_session_timeout_s: float = Field(
+        10.0, ge=1, description="until a silent member is given up; of the classic protocol only"
+    )
+    subscription_events_max: int = Field(10_000, ge=1, description="events that a member holds at once")
+    subscription_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="the same in bytes; one batch more")
+
     register_schemas: bool = Field(
         True, description="register a new schema at its first append; off in production: at deploy time"
     )
+
+    schemas: SchemaSettings = SchemaSettings()
 
     @classmethod
     def settings_customise_sources(

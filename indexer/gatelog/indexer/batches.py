@@ -1,8 +1,9 @@
 """From Kafka records to what is written of them: rows of the index, records to keep aside, next offsets."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from confluent_kafka import Message
 
@@ -14,6 +15,8 @@ from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 
 _log = logs.logger("indexer")
+
+TURN_RECORDS: Final = 100  # after which other tasks get on: the batch before is on its way to Postgres
 
 Place: TypeAlias = tuple[str, int]  # topic, partition
 
@@ -38,12 +41,16 @@ class Batch:
             reason=reason,
         )
 
+    def leave_out(self, places: Collection[int]) -> None:
+        """Drop these rows."""
+        self.rows = [row for place, row in enumerate(self.rows) if place not in places]
+        self.messages = [message for place, message in enumerate(self.messages) if place not in places]
+
     def set_aside(self, places: Collection[int], reason: str) -> None:
         """Keep the records of these rows instead of the rows."""
         for place in places:
             self.keep(self.messages[place], reason)
-        self.rows = [row for place, row in enumerate(self.rows) if place not in places]
-        self.messages = [message for place, message in enumerate(self.messages) if place not in places]
+        self.leave_out(places)
 
 
 class BatchReader:
@@ -56,24 +63,25 @@ class BatchReader:
         self._codec = codec
         self._with_json = with_json
 
-    async def read(self, messages: Sequence[Message], wanted: Collection[Place]) -> Batch:
-        """Return what is to be written of the messages of ``wanted`` partitions; others are passed over.
+    async def read(self, messages: Sequence[Message], wanted: Mapping[Place, int]) -> Batch:
+        """Return what is to be written of the messages of ``wanted`` partitions, from these offsets on.
+
+        Other messages are passed over: they were on their way when their partition was revoked, or given anew.
 
         A record of another source is logged and passed over. One that claims to be ours and cannot be read is kept.
         """
         batch, records = Batch(), []
-        for message in messages:
+        for number, message in enumerate(messages):
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
             place, offset = place_of(message)
-            if place not in wanted:
-                continue  # revoked while it was on its way
+            if offset < wanted.get(place, offset + 1):
+                continue
             batch.upto[place] = offset + 1
             if self._owns is not None and not self._owns.owns(message.key()):
                 continue
             try:
-                record = parse_record(self._source, message.headers(), message.value())
-                if self._owns is not None and not self._owns.owns(record.stream):
-                    raise UndecodableRecordError(f"its key is not its stream {record.stream!r}")
-                records.append((message, record))
+                records.append((message, self._parsed(message)))
             except ForeignRecordError as error:
                 topic, partition = place
                 _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
@@ -81,10 +89,18 @@ class BatchReader:
                 batch.keep(message, str(error))
         if self._with_json:
             await self._codec.warm({record.schema_id for _, record in records})
-        for message, record in records:
+        for number, (message, record) in enumerate(records):
             batch.rows.append(row_of(record, self._json(batch, message, record)))
             batch.messages.append(message)
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
         return batch
+
+    def _parsed(self, message: Message) -> Record:
+        record = parse_record(self._source, message.headers(), message.value())
+        if self._owns is not None and not self._owns.owns(record.stream):
+            raise UndecodableRecordError(f"its key is not its stream {record.stream!r}")
+        return record
 
     def _json(self, batch: Batch, message: Message, record: Record) -> str | None:
         if not self._with_json:

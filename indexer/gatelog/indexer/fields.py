@@ -40,6 +40,8 @@ async def index_fields(
         assert made is not None
         there = present.pop(made["name"], None)
         if there is not None and there["is_valid"]:
+            for step in ("describe", "observe"):  # a rebuild of the index leaves these behind
+                await connection.execute(made[step])
             found.kept.append(str(each))
             continue
         progress(str(each))

@@ -6,23 +6,27 @@ believes, a record is written once, and an indexer that lost a partition without
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
 from gatelog.core import kafka, logs, postgres, services, shards
 from gatelog.core.domain import topic_pattern
-from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry, Registry
+from gatelog.schemas.registries import registry_of
+from gatelog.schemas.registry import Registry
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
+TOPIC_CHECK_INTERVAL_S: Final = 5.0
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
 # Brokers allow no less. A member that is declared dead too early does no harm: it writes nothing (see writing).
 SESSION_TIMEOUT_MS: Final = 6_000
@@ -64,7 +68,7 @@ class Indexer:
     async def _consume(self, stop: asyncio.Event) -> None:
         settings = self._settings
         async with index_pools(settings, self._shard, "gatelog indexer", 2) as (gate, pool):
-            registry = PostgresRegistry(settings, gate)
+            registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
                 session = _Session(settings, self._shard, pool, registry)
                 try:
@@ -86,7 +90,8 @@ class _Session:
         owns = shards.owner_of(settings, shard)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=owns)
         self._writer = Writer(pool, settings.store)
-        self._next: dict[Place, int] = {}
+        self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
+        self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
@@ -104,37 +109,80 @@ class _Session:
         self._consumer.subscribe(
             [topic_pattern(settings.store)], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
+        self._watching = asyncio.create_task(self._watch_topics())
 
     async def close(self) -> None:
+        await self._written()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         await asyncio.to_thread(self._consumer.close)
+        if self._writing is not None:
+            await self._writing  # it may have failed
 
     async def run_once(self) -> int:
-        """Index what has arrived; return the number of records."""
+        """Index what has arrived; return the number of records.
+
+        Postgres writes a batch while the next one is fetched and read. One is written after the other.
+        """
+        if self._watching.done():
+            self._watching.result()
         rows_max = self._settings.index_rows_max
-        messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        if not messages:
-            return 0
+        try:
+            messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
+        except LogMismatchError:
+            await asyncio.to_thread(
+                topics.refuse_gaps, self._properties, self._next
+            )  # says it exactly, if it is that
+            raise
         batch = await self._reader.read(messages, self._next)
-        await self._writer.write(batch, self._next)
-        self._next.update(batch.upto)
+        if self._writing is not None and (messages or self._writing.done()):
+            writing, self._writing = self._writing, None
+            await writing
+        if batch.upto:
+            since = dict(self._next)
+            self._next.update(batch.upto)
+            self._writing = asyncio.create_task(self._writer.write(batch, since))
         return len(messages)
+
+    async def _written(self) -> None:
+        """Wait until nothing is being written; whether it failed is for ``run_once`` to find."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""
+        self._settle()
         places = [(p.topic, p.partition) for p in partitions]
+        asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
         self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
         consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called in the polling thread. Who has the partitions next finds what we were writing."""
+        self._settle()
         self._next = {}
         _log.info("indexer.revoked", partitions=len(partitions))
 
+    def _settle(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
+
+    async def _claim_topics(self, names: set[str]) -> None:
+        ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
+        await topics.claim(self._pool, self._settings.store, ids)
+
+    async def _watch_topics(self) -> None:
+        """Fail when a topic in hand was made anew: to the consumer it is still the same one."""
+        while True:
+            await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
+            with suppress(KafkaUnavailableError):
+                await self._claim_topics({name for name, _ in self._next})
+
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
-        topics, numbers = [topic for topic, _ in places], [p for _, p in places]
+        names, numbers = [topic for topic, _ in places], [p for _, p in places]
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(self._sql["lock_claims"])
-            await connection.execute(self._sql["claim_new"], topics, numbers)
-            rows = await connection.fetch(self._sql["offsets"], topics, numbers)
+            await connection.execute(self._sql["claim_new"], names, numbers)
+            rows = await connection.fetch(self._sql["offsets"], names, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}

@@ -23,7 +23,7 @@ from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.fresh import PACKAGE, Fresh
 from gatelog.indexer.writing import Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 CONNECTIONS_MAX: Final = 3
 NEAR_RECORDS: Final = 5_000  # a round of so few is near enough for the switch
@@ -142,7 +142,7 @@ class _Rebuild:
         self._pool = pool
         self._report = report
         self._sql = queries(PACKAGE, "index.sql", fresh.schema)
-        codec = Codec(PostgresRegistry(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._next: dict[Place, int] = {}
         self.records = 0

@@ -20,7 +20,7 @@ from gatelog.core.sql import queries
 from gatelog.indexer.rows import COLUMNS, json_of, row_of
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import Record, parse_record, source_of
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 LIST_ROWS_MAX: Final = 1_000
 _BATCH_ROWS: Final = 100  # each may be as large as a record
@@ -73,7 +73,7 @@ class UnreadableRecords:
         self._pool = pool
         self._sql = queries(_PACKAGE, "unreadable.sql", settings.store)
         self._advance = queries(_PACKAGE, "index.sql", settings.store)["frontier"]
-        self._codec = Codec(PostgresRegistry(settings, gate), register=False)
+        self._codec = Codec(registry_of(settings, gate), register=False)
         self._source = source_of(settings.store)
 
     async def list(self, *, after: int = 0, settled: bool = False, limit: int = LIST_ROWS_MAX) -> list[Unreadable]:

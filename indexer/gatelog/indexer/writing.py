@@ -1,17 +1,32 @@
 """Writes batches: rows and offsets in one transaction, by compare-and-set, so that each record is written once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import asyncpg
 
-from gatelog.core import postgres
+from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError
 from gatelog.core.sql import queries
 from gatelog.indexer.batches import Batch, Place
-from gatelog.indexer.rows import COLUMNS, EVENT_ID, POSITION, STREAM, UNREADABLE_COLUMNS, VERSION, Row
+from gatelog.indexer.rows import (
+    COLUMNS,
+    DATA,
+    EVENT_ID,
+    POSITION,
+    SCHEMA_ID,
+    STREAM,
+    TYPE,
+    UNREADABLE_COLUMNS,
+    VERSION,
+    Row,
+)
 
 PACKAGE: Final = "gatelog.indexer"
+
+_IDENTITY: Final = (POSITION, STREAM, VERSION, EVENT_ID, TYPE, SCHEMA_ID, DATA)
+
+_log = logs.logger("indexer")
 
 
 class PartitionLostError(GatelogError):
@@ -68,7 +83,12 @@ class Writer:
             await connection.execute(self._sql["frontier"])
 
     async def _set_doubles_aside(self, batch: Batch) -> None:
-        """Keep records that repeat what the index holds: somebody else wrote them into the topic."""
+        """Pass over copies of what the index holds, and keep records that contradict it: the relay writes neither."""
+        found = await self._pool.fetch(self._sql["copies"], *([row[c] for row in batch.rows] for c in _IDENTITY))
+        copies = {row["place"] for row in found} | set(_repeated(batch.rows))
+        if copies:
+            _log.warning("record.copies", records=len(copies))
+            batch.leave_out(copies)
         rows = await self._pool.fetch(
             self._sql[self._repeated],
             [row[POSITION] for row in batch.rows],
@@ -83,3 +103,13 @@ class Writer:
     ) -> None:
         if rows:
             await connection.copy_records_to_table(table, schema_name=self._schema, columns=columns, records=rows)
+
+
+def _repeated(rows: Sequence[Row]) -> Iterator[int]:
+    """Yield the places of rows that repeat an earlier one to the letter."""
+    seen = set()
+    for place, row in enumerate(rows):
+        identity = tuple(row[column] for column in _IDENTITY)
+        if identity in seen:
+            yield place
+        seen.add(identity)

@@ -31,7 +31,7 @@ class DownloadError(LocalServiceError):
 
 
 class _BadContentError(Exception):
-    """What arrived is not what kafka.lock says."""
+    """What arrived is not what the lock file says."""
 
 
 class Download:
@@ -62,7 +62,9 @@ class Download:
             try:
                 self._fetch_verified()
             except _BadContentError as error:
-                raise DownloadError(f"{self.url} is not what kafka.lock says ({error}). It was deleted.") from error
+                raise DownloadError(
+                    f"{self.url} is not what its lock file says ({error}). It was deleted."
+                ) from error
         self._part.replace(self._target)
 
     def _fetch_verified(self) -> None:

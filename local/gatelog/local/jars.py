@@ -1,4 +1,4 @@
-"""Kafka's jars in the cache folder: those that are missing are downloaded, all are verified once."""
+"""Files of Maven Central in the cache folder: those that are missing are downloaded, all are verified once."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ MAVEN_CENTRAL = "https://repo.maven.apache.org/maven2"
 _THREADS = 8
 _PROGRESS_INTERVAL_S = 0.1
 _LOCK_TIMEOUT_S = 1800.0
-STAGE = "download kafka"
 
 
 def cache_folder() -> Path:
@@ -71,7 +70,9 @@ def _download(lock: Lock, missing: Sequence[Jar], folder: Path, progress: Progre
     present = lock.size - sum(jar.size for jar in missing)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gatelog-download") as threads:
         try:
-            _watch([threads.submit(download.run) for download in downloads], downloads, present, lock.size, progress)
+            futures = [threads.submit(download.run) for download in downloads]
+            stage = f"download {lock.file.removesuffix('.lock')}"
+            _watch(futures, downloads, stage, present, lock.size, progress)
         except DownloadError as error:
             raise LocalServiceError(_advice(error, lock, folder)) from error
         finally:  # after an error or Ctrl-C: the others end at their next chunk, what they have is resumed later
@@ -80,7 +81,12 @@ def _download(lock: Lock, missing: Sequence[Jar], folder: Path, progress: Progre
 
 
 def _watch(
-    futures: Sequence[Future[None]], downloads: Sequence[Download], present: int, total: int, progress: Progress
+    futures: Sequence[Future[None]],
+    downloads: Sequence[Download],
+    stage: str,
+    present: int,
+    total: int,
+    progress: Progress,
 ) -> None:
     """Tell the progress from this thread until all are done; the first failure is raised."""
     pending = set(futures)
@@ -88,13 +94,13 @@ def _watch(
         finished, pending = wait(pending, _PROGRESS_INTERVAL_S, FIRST_EXCEPTION)
         for future in finished:
             future.result()
-        progress(STAGE, present + sum(download.done for download in downloads), total)
+        progress(stage, present + sum(download.done for download in downloads), total)
 
 
 def _advice(error: DownloadError, lock: Lock, folder: Path) -> str:
     return (
-        f"Cannot download Kafka {lock.kafka_version}. {error}\n"
-        f"Its {len(lock.jars)} jars ({lock.size / 1e6:.0f} MB) are needed once. Go online and try again (it goes on "
-        "where it stopped), set HTTPS_PROXY, set GATELOG_MAVEN_URL to a mirror of Maven Central, "
-        f"or copy the jars of another machine into {folder}."
+        f"Cannot download {lock.title}. {error}\n"
+        f"Its files ({len(lock.jars)}, {lock.size / 1e6:.0f} MB) are needed once. Go online and try again (it goes "
+        "on where it stopped), set HTTPS_PROXY, set GATELOG_MAVEN_URL to a mirror of Maven Central, "
+        f"or copy the files of another machine into {folder}."
     )

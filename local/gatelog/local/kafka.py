@@ -62,7 +62,7 @@ class Kafka(Service):
         self._properties = self.folder / "server.properties"
 
     def version(self) -> str:
-        return self._lock.kafka_version
+        return self._lock.version
 
     def bootstrap_servers(self, state: State) -> str:
         return f"{ports.HOST}:{self.port(state)}"

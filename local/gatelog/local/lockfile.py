@@ -1,4 +1,4 @@
-"""kafka.lock: exactly which jars make up the local Kafka, with their sizes and hashes."""
+"""kafka.lock and registry.lock: exactly which files make up a local service, with their sizes and hashes."""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 
 LOCK_PATH = Path(__file__).with_name("kafka.lock")
+REGISTRY_LOCK_PATH = Path(__file__).with_name("registry.lock")
+_VERSIONED_BY = ("kafka-clients", "apicurio-registry-app")
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,11 @@ class Jar:
     version: str
     sha256: str
     size: int
+    suffix: str = ".jar"  # classifier and type
 
     @property
     def name(self) -> str:
-        return f"{self.artifact}-{self.version}.jar"
+        return f"{self.artifact}-{self.version}{self.suffix}"
 
     @property
     def path(self) -> str:
@@ -34,10 +37,16 @@ class Lock:
 
     jars: tuple[Jar, ...]
     digest: str
+    file: str
 
     @property
-    def kafka_version(self) -> str:
-        return next(jar.version for jar in self.jars if jar.artifact == "kafka-clients")
+    def title(self) -> str:
+        """Name and version of what the files make up."""
+        return f"{self.file.removesuffix('.lock').title()} {self.version}"
+
+    @property
+    def version(self) -> str:
+        return next((jar.version for jar in self.jars if jar.artifact in _VERSIONED_BY), "")
 
     @property
     def size(self) -> int:
@@ -47,7 +56,7 @@ class Lock:
 def read_lock(path: Path = LOCK_PATH) -> Lock:
     """Read the list that ships with this package."""
     text = path.read_bytes()
-    return Lock(tuple(Jar(**jar) for jar in json.loads(text)["jars"]), sha256(text).hexdigest())
+    return Lock(tuple(Jar(**jar) for jar in json.loads(text)["jars"]), sha256(text).hexdigest(), path.name)
 
 
 def file_sha256(path: Path) -> str:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-ServiceName = Literal["postgres", "kafka"]
-SERVICE_NAMES: tuple[ServiceName, ...] = ("postgres", "kafka")
+ServiceName = Literal["postgres", "kafka", "registry"]
+SERVICE_NAMES: tuple[ServiceName, ...] = ("postgres", "kafka", "registry")
 
 
 class Progress(Protocol):
@@ -24,6 +24,7 @@ class Endpoints:
 
     postgres_dsn: str
     kafka_bootstrap_servers: str
+    registry_url: str = ""
 
 
 @dataclass(frozen=True)

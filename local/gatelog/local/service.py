@@ -32,7 +32,7 @@ class Program:
 
 
 class Service(ABC):
-    """One of the two services of a state folder. Only ``status`` is called without the folder's lock."""
+    """One of the services of a state folder. Only ``status`` is called without the folder's lock."""
 
     name: ClassVar[ServiceName]
     port_names: ClassVar[tuple[str, ...]]  # the first is the one that clients use

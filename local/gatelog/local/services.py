@@ -1,4 +1,4 @@
-"""The Postgres and the Kafka of one state folder, started and stopped together."""
+"""The Postgres, the Kafka and, where wanted, the registry of one state folder, started and stopped together."""
 
 import shutil
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 from gatelog.core.errors import LocalServiceError
 from gatelog.local.files import file_lock
 from gatelog.local.kafka import Kafka
-from gatelog.local.model import Endpoints, Progress, ServiceName, ServiceStatus, no_progress
+from gatelog.local.model import SERVICE_NAMES, Endpoints, Progress, ServiceName, ServiceStatus, no_progress
 from gatelog.local.postgres import Postgres
 from gatelog.local.process import stop
+from gatelog.local.registry import Registry
 from gatelog.local.service import Service
 from gatelog.local.state import State, StateFile
 
@@ -17,9 +18,9 @@ _LOCK_TIMEOUT_S = 900.0  # the other process may be downloading Kafka over a slo
 
 
 class LocalServices:
-    """A real Postgres and a real Kafka on this machine, whose whole state is one folder.
+    """A real Postgres and a real Kafka on this machine, whose whole state is one folder; a registry if wanted.
 
-    Both outlive the process that started them. Every method may be called by several processes at once.
+    They outlive the process that started them. Every method may be called by several processes at once.
     """
 
     def __init__(self, home: Path) -> None:
@@ -27,19 +28,30 @@ class LocalServices:
         self._states = StateFile(self._home / "services.json")
         self._postgres = Postgres(self._home, self._states)
         self._kafka = Kafka(self._home, self._states)
+        self._registry = Registry(self._home, self._states)
 
     @property
     def home(self) -> Path:
         """The state folder."""
         return self._home
 
-    def up(self, *, only: ServiceName | None = None, progress: Progress | None = None) -> Endpoints:
-        """Start what does not run, and return when all of it is ready. What crashed before is recovered."""
+    def up(
+        self, *, only: ServiceName | None = None, registry: bool = False, progress: Progress | None = None
+    ) -> Endpoints:
+        """Start what does not run, and return when all of it is ready. What crashed before is recovered.
+
+        The registry is started if it is asked for, or was started in this folder before.
+        """
         tell = progress or no_progress
         with file_lock(self._home / "lock", _LOCK_TIMEOUT_S):
-            for service in self._chosen(only):
+            wanted = [
+                service
+                for service in self._chosen(only)
+                if service is not self._registry or only == "registry" or registry or self._registry.was_used()
+            ]
+            for service in wanted:
                 service.launch(tell)
-            for service in self._chosen(only):
+            for service in wanted:
                 service.wait_ready(tell)
             return self._endpoints(self._states.read_or_new())
 
@@ -50,18 +62,19 @@ class LocalServices:
                 self._stop(self._chosen(only))
 
     def status(self) -> list[ServiceStatus]:
-        """Both as they are now. Waits for nobody."""
-        return [service.status() for service in self._services]
+        """All as they are now; the registry only if it was ever started. Waits for nobody."""
+        shown = self._services if self._registry.was_used() else self._services[:2]
+        return [service.status() for service in shown]
 
     def endpoints(self) -> Endpoints | None:
-        """Where to connect, None if neither runs."""
+        """Where to connect, None if nothing runs."""
         state = self._states.read()
         if state is None or not any(service.process(state) for service in self._services):
             return None
         return self._endpoints(state)
 
     def destroy(self) -> None:
-        """Stop both and remove what they stored. Only what gatelog made is removed from the folder."""
+        """Stop all and remove what they stored. Only what gatelog made is removed from the folder."""
         if not self._home.exists():
             return
         with file_lock(self._home / "lock", _LOCK_TIMEOUT_S):
@@ -74,17 +87,18 @@ class LocalServices:
 
     @property
     def _services(self) -> tuple[Service, ...]:
-        return (self._postgres, self._kafka)
+        return (self._postgres, self._kafka, self._registry)
 
     def _chosen(self, only: ServiceName | None) -> tuple[Service, ...]:
-        if only not in (None, "postgres", "kafka"):
-            raise LocalServiceError(f"There is no service {only!r}: 'postgres' or 'kafka'.")
+        if only not in (None, *SERVICE_NAMES):
+            raise LocalServiceError(f"There is no service {only!r}: 'postgres', 'kafka' or 'registry'.")
         return tuple(service for service in self._services if only in (None, service.name))
 
     def _endpoints(self, state: State) -> Endpoints:
         postgres = self._postgres.dsn(state) if self._postgres.process(state) else ""
         kafka = self._kafka.bootstrap_servers(state) if self._kafka.process(state) else ""
-        return Endpoints(postgres, kafka)
+        registry = self._registry.url(state) if self._registry.process(state) else ""
+        return Endpoints(postgres, kafka, registry)
 
     def _stop(self, services: tuple[Service, ...]) -> None:
         state = self._states.read()

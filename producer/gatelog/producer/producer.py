@@ -20,7 +20,7 @@ from gatelog.producer.loading import chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
-from gatelog.schemas.registry import PostgresRegistry
+from gatelog.schemas.registries import registry_of
 
 _LOAD_TURN_EVENTS: Final = 200  # that are encoded before a load lets other tasks have the event loop
 
@@ -86,7 +86,7 @@ class Producer:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
-            codec = Codec(PostgresRegistry(settings, pool), register=settings.register_schemas)
+            codec = Codec(registry_of(settings, pool), register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)
                 producer = cls(settings, codec, gate)

@@ -73,6 +73,23 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
+    async with relays_kept_out(settings) as (connection, _publisher):
+        made = Reconciliation(settings, connection)
+        await made.read()
+        yield made
+
+
+@asynccontextmanager
+async def relays_kept_out(
+    settings: Settings,
+) -> AsyncIterator[tuple["asyncpg.Connection[asyncpg.Record]", Publisher]]:
+    """Yield what publishes for the store, alone: the relay's lock, and its transactional producer.
+
+    Raises:
+        RelayActiveError: a relay is active.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time.
+    """
     dsn, store = settings.dsn, settings.store
     connection = await postgres.connect(dsn, store, "gatelog reconcile")
     try:
@@ -80,16 +97,14 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
             await migrations.check(connection, store, PACKAGE)
             if await shards.check_gate(connection, settings) is not None:
                 raise ReconcileRefusedError(
-                    f"Store {store!r}: its index is in other databases than the gate, and `gatelog reconcile` cannot "
-                    "compare those yet. Recover the gate's database to its latest state. Nothing was changed."
+                    f"Store {store!r}: its index is in other databases than the gate. Neither `gatelog reconcile` "
+                    "nor `gatelog republish` can compare those yet. Nothing was changed. See docs/scaling.md."
                 )
             sql = queries("gatelog.producer", "reconcile.sql", store)
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
             try:
-                made = Reconciliation(settings, connection)
-                await made.read()
-                yield made
+                yield connection, publisher
             finally:
                 await asyncio.to_thread(publisher.close)
     finally:

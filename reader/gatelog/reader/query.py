@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gatelog.core.errors import InvalidInputError
@@ -12,6 +12,8 @@ from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.source import Source
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
+from gatelog.schemas.parts import as_read
+from gatelog.schemas.upcasting import stored_types_of
 
 EXPLAINED_ROWS: Final = 100
 
@@ -35,6 +37,8 @@ class Query:
         self._source = source
         self._codec = codec
         self._query = query
+        types = None if query.types is None else tuple(sorted(stored_types_of(query.types)))
+        self._stored = replace(query, types=types)  # what is stored under another type may be read as one of these
         self._limit = limit
         self._rows_max = rows_max
 
@@ -48,12 +52,12 @@ class Query:
         limit = POSITION_MAX if self._limit is None else self._limit
         rows = min(limit, FIRST_ROWS, self._rows_max)
         first = await self._events(self._query.start, rows) if rows else []
-        for event in first:
+        for event in self._as_read(first):
             yield event
         if first and len(first) == rows:
             async with aclosing(pages_behind(first, self._behind, limit - rows, self._rows_max)) as pages:
                 async for page in pages:
-                    for event in page:
+                    for event in self._as_read(page):
                         yield event
 
     async def page(self, size: int, cursor: str | None = None) -> Page:
@@ -73,8 +77,8 @@ class Query:
         after = self._query.start if cursor is None else cursors.decode(key, fingerprint, cursor)
         events = await self._events(after, size + 1)
         if len(events) <= size:
-            return Page(events, None)
-        return Page(events[:size], cursors.encode(key, fingerprint, _position(events[size - 1])))
+            return Page(self._as_read(events), None)
+        return Page(self._as_read(events[:size]), cursors.encode(key, fingerprint, _position(events[size - 1])))
 
     async def explain(self, *, analyze: bool = False) -> str:
         """Return Postgres' plan for the first page, as text. ``analyze`` runs it, and adds times and rows.
@@ -83,16 +87,19 @@ class Query:
             PayloadNotIndexedError, PostgresUnavailableError: as for iteration.
         """
         rows = EXPLAINED_ROWS if self._limit is None else min(self._limit, EXPLAINED_ROWS)
-        return await self._source.explain(self._query, rows, analyze=analyze)
+        return await self._source.explain(self._stored, rows, analyze=analyze)
 
     async def _behind(self, event: RecordedEvent, rows: int) -> list[RecordedEvent]:
         return await self._events(_position(event), rows)
 
     async def _events(self, after: int, rows: int) -> list[RecordedEvent]:
-        found = await self._source.log(self._query, after, rows)
+        found = await self._source.log(self._stored, after, rows)
         codec = self._codec
         await codec.warm({row[SCHEMA_ID] for row in found})
         return [RecordedEvent(row, codec) for row in found]
+
+    def _as_read(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
+        return as_read(events, self._codec, self._query.types)
 
 
 def _position(event: RecordedEvent) -> int:

@@ -19,7 +19,7 @@ from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.reader.log_query import LogQuery
 from gatelog.reader.merging import by_position, by_version
-from gatelog.reader.source import PostgresSource, postgres_source, prepare_session
+from gatelog.reader.source import PostgresSource, Source, postgres_source, prepare_session
 from gatelog.schemas.envelope import Row
 
 _TABLES_OF: Final = "gatelog.indexer"
@@ -126,6 +126,22 @@ class ShardedSource:
     async def _ask(self, statement: str, *arguments: object) -> Sequence[Any]:
         with postgres.translated(self._store, self._dsn):
             return await self._gate.fetch(self._sql[statement], *arguments)
+
+
+@asynccontextmanager
+async def opened_source(settings: Settings, gate: postgres.Pool, connections_max: int) -> AsyncIterator[Source]:
+    """Yield the source of a store, wherever its index is.
+
+    Raises:
+        IndexPlaceError: the index is not where the settings say.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+    """
+    with postgres.translated(settings.store, settings.dsn):
+        async with gate.acquire() as connection:
+            key = await places.check_gate(connection, settings)
+    made = sharded_source(settings, gate, key, connections_max) if key else postgres_source(settings, gate)
+    async with made as source:
+        yield source
 
 
 @asynccontextmanager

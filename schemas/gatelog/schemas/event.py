@@ -12,9 +12,10 @@ from uuid_utils import uuid7
 
 from gatelog.core.domain import EVENT_TYPE_BYTES_MAX
 from gatelog.core.errors import SchemaError
-from gatelog.schemas.avro import schema_of
+from gatelog.schemas.avro import Locate, schema_of
 
 _TYPE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+PIN: Final = "gatelog.version"
 _models: Final[dict[str, "type[Event]"]] = {}
 
 
@@ -22,32 +23,58 @@ class Event(BaseModel):
     """A fact: derive from it, and the Avro schema follows from the fields.
 
     The event type is the class' name, or ``class Placed(Event, event_type="OrderPlaced")``. When two classes
-    share a type, stored events are read as the one that was defined last.
+    share a type, stored events are read as the one that was defined last. ``schema_version=3`` pins the version that
+    upcasters know the schema by; else it is the registry's number.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_type: ClassVar[str] = "Event"
+    schema_version: ClassVar[int | None] = None
 
-    def __init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - see below
-        """Let ``event_type`` pass; it is used when the fields are known."""
+    def __init_subclass__(
+        cls,
+        *,
+        event_type: str | None = None,
+        schema_version: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - see below
+    ) -> None:
+        """Let the arguments pass; they are used when the fields are known."""
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, event_type: str | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - pydantic's own signature
+    def __pydantic_init_subclass__(
+        cls,
+        *,
+        event_type: str | None = None,
+        schema_version: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - pydantic's own signature
+    ) -> None:
         """Check and remember the event type of a new model."""
         super().__pydantic_init_subclass__(**kwargs)
         cls.event_type = check_event_type(event_type or cls.__name__)
+        if schema_version is not None and schema_version < 1:
+            raise SchemaError(f"{cls.event_type}: schema_version={schema_version}; versions begin at 1.")
+        cls.schema_version = schema_version
         _models[cls.event_type] = cls
 
     @classmethod
-    def avro_schema(cls) -> dict[str, Any]:
-        """Return the Avro schema that events of this model are written with.
+    def avro_schema(cls, locate: Locate | None = None) -> dict[str, Any]:
+        """Return the Avro schema that events of this model are written with; with ``locate``, it knows its places.
 
         Raises:
             SchemaError: a field's type has no Avro counterpart.
         """
-        return schema_of(cls, cls.event_type)
+        schema = schema_of(cls, cls.event_type, locate)
+        if cls.schema_version is not None:
+            schema[PIN] = cls.schema_version
+        return schema
+
+
+def pinned_version(definition: Mapping[str, Any]) -> int | None:
+    """Return the version that a schema pins in its attribute ``gatelog.version``, if it does."""
+    pinned = definition.get(PIN)
+    return pinned if isinstance(pinned, int) and not isinstance(pinned, bool) and pinned > 0 else None
 
 
 def check_event_type(event_type: str) -> str:
@@ -75,9 +102,13 @@ def model_of(event_type: str) -> type[Event] | None:
     return _models.get(event_type)
 
 
-def models() -> list[type[Event]]:
-    """Return the newest models that this program defines, by event type."""
-    return [_models[event_type] for event_type in sorted(_models)]
+def defined_models() -> list[type[Event]]:
+    """Return the newest model of each event type that this program defines, gatelog's own aside, sorted by type."""
+    return [
+        model
+        for _, model in sorted(_models.items())
+        if model.__module__ not in {__name__, "gatelog.schemas.from_avro"}
+    ]
 
 
 def new_id() -> UUID:

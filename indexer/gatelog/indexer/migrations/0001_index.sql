@@ -64,6 +64,10 @@ CREATE TABLE @store.index_offsets (
     PRIMARY KEY (topic, partition, next_offset)
 );
 
+-- The same for other parts. An offset is committed together with the rows of everything before it.
+CREATE VIEW @store.indexed_offsets AS
+SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition;
+
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
 CREATE TABLE @store.unreadable_records (
     topic text COLLATE "C" NOT NULL,

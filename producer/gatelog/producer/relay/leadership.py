@@ -45,7 +45,8 @@ class Leadership:
         publisher = await asyncio.to_thread(Publisher, self._settings)
         try:
             await self._settle(left)
-            await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
+            if not postgres.is_lent(self._connection):
+                await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
             while not stop.is_set():
                 tick = await self._ticks.next()
                 if tick is None:

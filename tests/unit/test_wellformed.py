@@ -1,0 +1,138 @@
+"""Bytes that were damaged or made to harm are one clear error, in bounded time and memory."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+import support.hostile as hostile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.avro_bytes import Values, is_value, number
+from support.avro_schemas import Schemas
+from support.codecs import codec_for
+
+from gatelog.core.errors import InvalidEventError, UndecodableRecordError
+from gatelog.schemas import Event
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.wellformed import DEPTH_MAX, EMPTY_ITEMS_MAX, CorruptBytesError, Wellformed
+from gatelog.testing.registry import MemoryRegistry
+
+
+def _accepts(form: Wellformed, data: bytes) -> bool:
+    try:
+        form.check(data)
+    except CorruptBytesError:
+        return False
+    return True
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_every_value_passes_and_what_passes_is_a_value(seed: int) -> None:
+    chance = random.Random(seed)
+    schema: Any = fastavro.parse_schema(Schemas(chance).record())
+    form, values = Wellformed(schema), Values(schema, chance)
+    for _ in range(3):
+        try:
+            data = values.one()
+        except RecursionError:
+            return  # no value of this schema ends
+        assert is_value(schema, data), data
+        form.check(data)
+        for _ in range(20):
+            damaged = _damaged(data, chance)
+            assert _accepts(form, damaged) == is_value(schema, damaged), (schema, damaged)
+
+
+def _damaged(data: bytes, chance: random.Random) -> bytes:
+    cut = chance.randrange(len(data) + 1)
+    return chance.choice(
+        [
+            data[:cut],
+            data + b"\0",
+            data[:cut] + chance.randbytes(1) + data[cut + 1 :],
+            data[:cut] + chance.randbytes(2) + data[cut:],
+            data[:cut] + number(chance.choice([-1, -(2**63), 2**31, 2**40])) + data[cut + 1 :],
+            data[:cut] + data[cut + 1 :],
+        ]
+    )
+
+
+@pytest.mark.parametrize(("name", "schema", "data"), hostile.TARGETED, ids=[name for name, _, _ in hostile.TARGETED])
+async def test_what_is_hostile_is_refused_with_a_reason(name: str, schema: dict[str, Any], data: bytes) -> None:
+    registry = MemoryRegistry()
+    schema_id = await registry.id_of("R", schema, register=True)
+    codec = Codec(registry, register=False)
+    await codec.warm({schema_id})
+    with pytest.raises(UndecodableRecordError, match=r"Bytes do not resolve under schema id 1: ."):
+        codec.to_dict(schema_id, data)
+
+
+def test_time_and_memory_are_bounded(long: bool) -> None:
+    """In a process of its own: what a limit or the operating system ends shows in the exit code."""
+    seed, rounds = (random.randrange(2**32), 20_000) if long else (1, 250)
+    done = subprocess.run(
+        [sys.executable, str(Path(hostile.__file__)), str(seed), str(rounds)],
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, (seed, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+    refused, decoded = map(int, done.stdout.split())
+    assert refused > rounds
+    assert refused + decoded == len(hostile.TARGETED) + 9 * rounds
+
+
+class Node(Event):
+    children: tuple["Node", ...] = ()
+
+
+def _deep(depth: int) -> Node:
+    node = Node()
+    for _ in range(depth):
+        node = Node(children=(node,))
+    return node
+
+
+async def test_what_could_not_be_read_back_is_not_written() -> None:
+    codec = await codec_for(Node)
+    schema_id, data = codec.encode(_deep(DEPTH_MAX), "S-1", 1 << 20)
+    await codec.warm({schema_id})
+    assert codec.to_model(schema_id, data, Node) == _deep(DEPTH_MAX)
+    for depth in (DEPTH_MAX + 1, 5 * DEPTH_MAX):
+        with pytest.raises(InvalidEventError, match="nested"):
+            codec.encode(_deep(depth), "S-1", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"type": "bytes", "logicalType": "decimal", "precision": 100_000, "scale": 0}, "too large to compute with"),
+        ({"type": "fixed", "name": "F", "size": 10**6, "logicalType": "decimal", "precision": 9}, "too large"),
+    ],
+)
+async def test_a_schema_that_cannot_be_bounded_is_not_used_and_holds_up_nobody(
+    schema: dict[str, Any], why: str
+) -> None:
+    registry = MemoryRegistry()
+    record = {"type": "record", "name": "R", "fields": [{"name": "a", "type": schema}]}
+    bad, good = [await registry.id_of("R", each, register=True) for each in (record, {**record, "fields": []})]
+    codec = Codec(registry, register=False)
+    await codec.warm({bad, good})
+    assert codec.to_dict(good, b"") == {}
+    with pytest.raises(UndecodableRecordError, match=why):
+        codec.to_dict(bad, b"\2a")
+
+
+def test_arrays_of_nothing_have_a_bound_for_the_whole_payload() -> None:
+    nothing = {"type": "array", "items": "null"}
+    schema = {"type": "record", "name": "R", "fields": [{"name": n, "type": nothing} for n in "ab"]}
+    form = Wellformed(fastavro.parse_schema(schema))
+    half = number(EMPTY_ITEMS_MAX // 2) + b"\0"
+    form.check(half + half)
+    with pytest.raises(CorruptBytesError, match="take no bytes"):
+        form.check(half + number(EMPTY_ITEMS_MAX // 2 + 1) + b"\0")
