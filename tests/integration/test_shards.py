@@ -121,6 +121,8 @@ async def test_a_lost_or_restored_shard_is_named_until_it_is_filled_again(
         else:
             async with connected(own.dsn) as shard:
                 await shard.execute(f"DROP SCHEMA {own.store} CASCADE")
+            with pytest.raises(IndexPlaceError, match="index_dsns number 1, has no tables of it"):
+                await _connect(shards)
             await initialise(shards)
         async with Reader.connect(shards) as reader:
             for read in (reader.version(of_shard(1)), _versions(reader, of_shard(1))):

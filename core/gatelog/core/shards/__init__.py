@@ -92,11 +92,14 @@ async def check_shard(connection: postgres.Connection, settings: Settings, numbe
     """Hold a database against what it should be: shard ``number`` of the store whose gate has this key.
 
     Raises:
-        StoreNotInitialisedError: it has no tables of the store.
-        IndexPlaceError: it is another shard, or belongs to another store.
+        IndexPlaceError: it is another shard, belongs to another store, or has no tables of the store.
     """
     if not (await tables(connection, settings.store)).is_pinned:
-        raise StoreNotInitialisedError(settings.store, 0, 1)
+        raise IndexPlaceError(
+            settings.store,
+            f"the database {postgres.where(settings.shard_dsns[number])}, index_dsns number {number}, has no tables "
+            "of it. Run `gatelog init`. If that database was lost, indexers fill a new one: see docs/scaling.md.",
+        )
     await _checked(connection, settings, number, key)
 
 
