@@ -86,7 +86,7 @@ async def test_members_that_come_and_go_handle_each_event_once(
     long: bool,
 ) -> None:
     """A clean end and a rebalance hand partitions over after their last commit: nothing is handled twice."""
-    rounds = 20 if long else 3
+    rounds = 20 if long else 2
     started.append(members.start(settings, tmp_path))
     total = 0
     for number in range(rounds):

@@ -17,7 +17,8 @@ PREFETCH_KBYTES: Final = 8 * 1024  # a partition
 
 _log = logs.logger("subscription")
 
-_UNSUPPORTED: Final = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
+# What librdkafka says of a broker without the protocol: the reason itself is in the text only.
+_UNSUPPORTED: Final = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError._FATAL})
 STALE: Final = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -72,8 +73,8 @@ def new_consumer(
         return Consumer(properties)
 
 
-def check_error(message: Message, properties: dict[str, str], group: str, protocol: str) -> None:
-    """Log an error that passes by itself.
+def check_error(message: Message, properties: dict[str, str], group: str, *, may_lack_protocol: bool) -> None:
+    """Log an error that passes by itself. ``may_lack_protocol``: KIP-848 is asked for, and nothing was assigned yet.
 
     Raises:
         ProtocolNotSupportedError: the broker does not have the protocol.
@@ -83,14 +84,18 @@ def check_error(message: Message, properties: dict[str, str], group: str, protoc
     error = message.error()
     assert error is not None
     code = error.code()
-    if code in _UNSUPPORTED and protocol == "consumer":
+    if code in _UNSUPPORTED and may_lack_protocol:
         raise ProtocolNotSupportedError(
             f"Kafka does not have the consumer group protocol ({error.str()}). "
             "Set subscription_protocol to auto or classic."
         )
     if code == KafkaError._AUTO_OFFSET_RESET:
         raise HistoryGoneError(message.topic() or "", message.partition() or 0, message.offset(), error.str())
-    if error.fatal() or code in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}:
+    if error.fatal() or code in {
+        KafkaError._FATAL,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }:
         with kafka.translated(properties):
             raise KafkaException(error)
     if code != KafkaError.UNKNOWN_TOPIC_OR_PART:  # a category without events yet

@@ -10,7 +10,7 @@ from typing import Final
 from gatelog.core import logs
 from gatelog.core.errors import HandlerTimeoutError, KafkaUnavailableError
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
-from gatelog.reader.subscriptions.failures import Done, Later, Outcome, Parked, Skipped, Stopped, judge
+from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
 from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import ParkedEvent
@@ -19,7 +19,7 @@ from gatelog.reader.subscriptions.work import Counts, Handler, Item, Key, Partit
 from gatelog.reader.subscriptions.workers import Worker
 from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.parts import as_read
+from gatelog.schemas.parts import as_read, is_unknown
 
 RELEASE_EVENTS: Final = 256
 PARK_AGAIN_S: Final = 1.0
@@ -100,12 +100,14 @@ class Fates:
 
     async def _call_for_parts(self, event: KafkaEvent) -> object:
         """Call the handlers of what an upcaster makes of a stored event, up to the first that wants something."""
-        for part in as_read([event], self._codec):
+        for part in as_read([event]):
             handler = self._handler_of(part.type)
-            if handler is not None:
-                with handling(part):
-                    result = await handler(part)
-                if isinstance(result, Outcome):
+            if handler is None:
+                if is_unknown(part):
+                    _ = part.data  # says why
+                continue
+            with handling(part):
+                if (result := await handler(part)) is not None:
                     return result
         return None
 

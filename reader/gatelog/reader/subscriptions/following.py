@@ -14,6 +14,7 @@ from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
 
 
@@ -61,10 +62,9 @@ async def follow(
     """
     if after < 0:
         raise InvalidInputError(f"Follow after position {after}: positions begin at 1.")
-    wanted = None if types is None else {t if isinstance(t, str) else t.event_type for t in types}
+    wanted = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
     names = None if categories is None else tuple(categories)
     async with total_order(settings or Settings.load(), after=after, categories=names) as order:
         async for batch in order.batches(stop or asyncio.Event()):
-            for event in batch.events:
-                if wanted is None or event.type in wanted:
-                    yield event
+            for event in as_read(batch.events, wanted):
+                yield event

@@ -14,6 +14,7 @@ from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, even
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.envelope import ForeignRecordError
+from gatelog.schemas.upcasting import stored_types_of
 
 _STREAMS_KNOWN_MAX: Final = 50_000
 _schema_id = WIRE_HEADER.unpack_from
@@ -33,11 +34,11 @@ class Parser:
     """Turns messages into batches. Foreign and unreadable records are logged, counted and passed over."""
 
     def __init__(self, source: str, codec: Codec, types: Collection[str] | None) -> None:
-        """Take records of ``source``; with ``types``, only events of these types."""
+        """Take records of ``source``; with ``types``, only events that may be read as these types."""
         self._source = source
         self._sources = frozenset((source, source.encode()))
         self._codec = codec
-        self._types = None if types is None else frozenset(name.encode() for name in types)
+        self._types = None if types is None else frozenset(name.encode() for name in stored_types_of(types))
         self._streams: dict[bytes, str] = {}  # those that were checked
         self.passed_over = 0
 

@@ -65,7 +65,7 @@ class Poller:
         self._closing = threading.Event()
         self._room = threading.Event()
         self._wishes: deque[Callable[[], None]] = deque()
-        self._has_ended = False
+        self._has_ended = self._has_joined = False
         self._paused: set[Place] = set()  # by the owner
         self._is_full = False  # everything is paused, until there is room
         self._delivered_events = self._delivered_bytes = 0  # written here
@@ -265,7 +265,8 @@ class Poller:
     def _is_record(self, message: Message) -> bool:
         if message.error() is None:
             return True
-        check_error(message, self._properties, self._joining.group, self.protocol)
+        is_new = self.protocol == "consumer" and not self._has_joined
+        check_error(message, self._properties, self._joining.group, may_lack_protocol=is_new)
         return False
 
     def _leave(self) -> None:
@@ -296,6 +297,7 @@ class Poller:
             self._wishes.popleft()()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._has_joined = True
         places = places_of(partitions)
         try:
             starts = self._ask(self._owner.assigned(places), ASSIGN_TIMEOUT_S) if places else {}

@@ -25,7 +25,7 @@ from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
 from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
-from gatelog.schemas.upcasting import stored_types_of
+from gatelog.schemas.upcasting import name_of
 
 RETRY_INTERVAL_S: Final = 1.0
 
@@ -215,15 +215,15 @@ class Subscription:
             KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
         """
         iteration = Iteration()
-        names = _names_of(types)
+        names = None if types is None else frozenset(map(name_of, types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
             async for batch, codec in found:
                 for place, stored in enumerate(batch):
                     iteration.index = place
                     if stored.schema_id in codec.reshapes:
-                        for event in as_read([stored], codec, names):
+                        for event in as_read([stored], names):
                             yield event
-                    else:
+                    elif names is None or stored.type in names:
                         yield stored
                     if iteration.is_current_gone or (stop is not None and stop.is_set()):
                         iteration.index = place + 1
@@ -243,10 +243,10 @@ class Subscription:
         Raises: as ``events``.
         """
         iteration = Iteration()
-        names = _names_of(types)
+        names = None if types is None else frozenset(map(name_of, types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
-            async for batch, codec in found:
-                if events := as_read(batch, codec, names):
+            async for batch, _codec in found:
+                if events := as_read(batch, names):
                     yield events
                 iteration.index = len(batch)
 
@@ -272,7 +272,7 @@ class Subscription:
         return Joining(
             self.group_of(settings.store),
             self._categories,
-            None if types is None else stored_types_of(types),
+            types,
             settings.subscription_events_max,
             settings.subscription_bytes_max,
             self._revoke_timeout_s,
@@ -296,7 +296,3 @@ class Subscription:
             return await origin.offsets_of(settings, places)
 
         return beginnings
-
-
-def _names_of(types: Iterable[type[Event] | str] | None) -> list[str] | None:
-    return None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
