@@ -227,12 +227,13 @@ def test_generated_code_is_formatted_and_typed(tmp_path: Path) -> None:
         schema = Schemas(random.Random(seed)).record(namespace=["", "shop.events"][seed % 2] or None)
         write(tmp_path / f"module_{seed}.py", module_of(schema, "root.avsc"))
     binaries = Path(sys.executable).parent
+    cache = str(tmp_path / "cache")
     style = 'lint.isort.known-first-party = ["gatelog"]'
     rules = ["check", "--isolated", "--select", "E4,E7,E9,F,I", "--config", style, "."]
     for command in (
-        [binaries / "ruff", "format", "--isolated", "--check", "."],
-        [binaries / "ruff", *rules],
-        [binaries / "mypy", "--strict", "--cache-dir", tmp_path / "cache", "."],
+        [str(binaries / "ruff"), "format", "--isolated", "--check", "."],
+        [str(binaries / "ruff"), *rules],
+        [str(binaries / "mypy"), "--strict", "--cache-dir", cache, "."],
     ):
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.schemas.checking import Version, check_all, check_subject, problems
 from gatelog.schemas.compatibility import Rule
 from gatelog.schemas.difference import changes
-from gatelog.schemas.findings import Breaks, Finding
+from gatelog.schemas.findings import Breaks, Finding, Severity
 from gatelog.schemas.lint import LintRule, lint
 from gatelog.schemas.located import Place, loads, read
 from gatelog.schemas.parsing import parse
@@ -151,6 +151,16 @@ def test_a_subject_that_is_gone_is_found_unless_nothing_is_asked() -> None:
     removed = {"Gone": "main", "Quiet": "main"}
     found: list[Finding] = check_all({"Placed": record()}, {}, levels, removed=removed)
     assert [(each.subject, each.rule) for each in found] == [("Gone", Rule.SUBJECT_REMOVED)]
+
+
+def test_what_an_upcaster_takes_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes version 2, and version 1 read as version 2; not version 3, and not what old readers miss."""
+    monkeypatch.setattr("gatelog.schemas.checking.steps_of", lambda _subject: {2: None})
+    old = record(field("a"))
+    for number, severity in ((1, Severity.WARNING), (2, Severity.WARNING), (3, Severity.ERROR)):
+        version = Version(f"version {number}", old, number)
+        found = check_subject("Placed", record(field("b")), [version], Compatibility.FULL)
+        assert {each.breaks: each.severity for each in found} == {NEW: severity, OLD: Severity.ERROR}
 
 
 async def test_a_registry_refuses_what_the_check_finds() -> None:

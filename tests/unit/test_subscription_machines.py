@@ -157,8 +157,7 @@ def test_the_newest_word_on_an_event_counts(
     early = [word for word in told if chance.random() < 0.3]
     for word in (*early, *told):
         view.apply(*word)
-    for event_id, _, each in told:
-        newest[event_id] = each
+    newest.update({event_id: each for event_id, _, each in told})
     parked = {event_id: each for event_id, each in newest.items() if each is not None}
     assert {each.event_id: each for each in view} == parked
     assert all(view.knows(event_id) for event_id in newest)
