@@ -83,7 +83,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(registry_of(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False, upcasts=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
