@@ -49,10 +49,16 @@ compatibility = "BACKWARD"
 
 
 @pytest.fixture
-def env() -> dict[str, str]:
-    """An environment without services: nothing here needs them."""
+def env(tmp_path: Path) -> dict[str, str]:
+    """An environment without services, in which the models are installed as they are in the working tree."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATELOG_")}
-    return {**kept, "NO_COLOR": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    return {
+        **kept,
+        "NO_COLOR": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        "PYTHONPATH": str(tmp_path / "shop" / "src"),
+    }
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -75,8 +81,8 @@ def shop(tmp_path: Path) -> Path:
     """A repository with a schema file and a module of models, committed on main."""
     folder = tmp_path / "shop"
     write_order(folder)
-    write(folder / "shop" / "__init__.py", "")
-    write(folder / "shop" / "events.py", MODELS)
+    write(folder / "src" / "shop" / "__init__.py", "")
+    write(folder / "src" / "shop" / "events.py", MODELS)
     write(folder / "gatelog.toml", SETTINGS)
     git(tmp_path, "init", "--quiet", "-b", "main", str(folder))
     commit(folder)
@@ -111,7 +117,7 @@ def test_files_and_models_are_compared_with_a_ref(shop: Path, env: dict[str, str
     check = ["schema", "check", "--against", "main", "--format"]
     done = gatelog([*check, "json"], env, shop)
     assert (done.returncode, json.loads(done.stdout)["findings"]) == (0, []), done.stderr
-    write(shop / "shop" / "events.py", BROKEN)
+    write(shop / "src" / "shop" / "events.py", BROKEN)
     write_order(shop, {"name": "customer", "type": "string"}, {"name": "total", "type": "long"})
     done = gatelog([*check, "json"], env, shop)
     assert done.returncode == 11, done.stderr
@@ -121,17 +127,17 @@ def test_files_and_models_are_compared_with_a_ref(shop: Path, env: dict[str, str
         ("shop.OrderPlaced", "TYPE_MISMATCH", "OrderPlaced.total", "old readers"),
     }
     line = BROKEN.splitlines().index("    currency: str") + 1
-    assert ("shop/events.py", line) in {(each["file"], each["line"]) for each in found}
+    assert ("src/shop/events.py", line) in {(each["file"], each["line"]) for each in found}
     shown = gatelog([*check, "github"], env, shop).stdout
-    assert f"::error file=shop/events.py,line={line},title=READER_FIELD_MISSING_DEFAULT_VALUE" in shown
+    assert f"::error file=src/shop/events.py,line={line},title=READER_FIELD_MISSING_DEFAULT_VALUE" in shown
 
 
 def test_a_module_that_does_not_load_is_one_clear_error(shop: Path, env: dict[str, str]) -> None:
-    write(shop / "shop" / "events.py", "import no_such_module\n")
+    write(shop / "src" / "shop" / "events.py", "import no_such_module\n")
     refused = gatelog(["schema", "check", "--against", "main"], env, shop)
     assert (refused.returncode, "No module named 'no_such_module'" in refused.stderr) == (11, True)
     commit(shop)
-    write(shop / "shop" / "events.py", MODELS)
+    write(shop / "src" / "shop" / "events.py", MODELS)
     refused = gatelog(["schema", "check", "--against", "main"], env, shop)
     assert (refused.returncode, "The models at commit" in refused.stderr) == (11, True)
     assert "Traceback" not in refused.stderr
