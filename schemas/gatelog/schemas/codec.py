@@ -63,8 +63,12 @@ _Reader: TypeAlias = tuple[ParsedSchema | None, dict[str, type] | None]
 class Codec:
     """Encodes models and decodes stored bytes; knows the schemas that it was warmed with."""
 
-    def __init__(self, registry: Registry, *, register: bool) -> None:
-        """Use ``registry``; ``register`` allows new schemas to be written to it on the way."""
+    def __init__(self, registry: Registry, *, register: bool, upcasts: bool = True) -> None:
+        """Use ``registry``; ``register`` allows new schemas to be written to it on the way.
+
+        Without ``upcasts``, payloads are decoded as they were written only, and a missing upcaster is nobody's error.
+        """
+        self._upcasts = upcasts
         self._registry = registry
         self._register = register
         self._learning = asyncio.Lock()
@@ -139,7 +143,8 @@ class Codec:
         if not missing:
             return
         found = await self._registry.load(missing)
-        await self._load_versions({s.subject for s in found.values() if s.subject in upcast_types()} - self._evolved)
+        if self._upcasts and (unknown := {s.subject for s in found.values()} & upcast_types() - self._evolved):
+            await self._load_versions(unknown)
         for schema_id, schema in found.items():
             self._writers[schema_id] = self._prepared(schema)
 
