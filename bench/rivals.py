@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 from bench.baselines import pgbench_script
@@ -125,6 +127,33 @@ def _until_connected(connect: Callable[[], Any]) -> Any:  # noqa: ANN401 - of an
 def eventsourcing(dsn: str, events: int, seconds: float) -> float:
     """Return the events a second of eventsourcing's Postgres recorder."""
     from eventsourcing.persistence import StoredEvent
+
+    recorder, close = _recorder(dsn)
+
+    def append(stream: str, before: int) -> None:
+        versions = range(before + 1, before + events + 1)
+        recorder.insert_events([StoredEvent(stream, version, "Measured", b"x" * 200) for version in versions])
+
+    try:
+        return _threads(append, events, seconds)
+    finally:
+        close()
+
+
+@contextmanager
+def eventsourcing_stream(dsn: str, events: int) -> Iterator[Callable[[], int]]:
+    """Yield what reads a stream of so many events with eventsourcing, and returns their number."""
+    from eventsourcing.persistence import StoredEvent
+
+    recorder, close = _recorder(dsn)
+    recorder.insert_events([StoredEvent("Order-long", n, "Measured", b"x" * 200) for n in range(1, events + 1)])
+    try:
+        yield lambda: len(recorder.select_events("Order-long"))
+    finally:
+        close()
+
+
+def _recorder(dsn: str) -> tuple[Any, Callable[[], None]]:
     from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 
     parts = urlsplit(dsn)
@@ -140,15 +169,7 @@ def eventsourcing(dsn: str, events: int, seconds: float) -> float:
     )
     recorder = PostgresApplicationRecorder(store, events_table_name=f"es_{secrets.token_hex(4)}")
     recorder.create_table()
-
-    def append(stream: str, before: int) -> None:
-        versions = range(before + 1, before + events + 1)
-        recorder.insert_events([StoredEvent(stream, version, "Measured", b"x" * 200) for version in versions])
-
-    try:
-        return _threads(append, events, seconds)
-    finally:
-        store.close()
+    return recorder, store.close
 
 
 async def install_message_db(dsn: str) -> bool:
@@ -179,3 +200,26 @@ async def message_db(dsn: str, seconds: int) -> float:
     script = _WRITE_MESSAGE
     async with asyncio.timeout(seconds + 30):
         return await pgbench_script(dsn, script, CALLERS, seconds, variables, "-c search_path=message_store,public")
+
+
+def avroschema_order() -> Any:  # noqa: ANN401 - a class of a library that few install
+    """Return the order of ``bench.schemas`` as a model of dataclasses-avroschema."""
+    from dataclasses_avroschema.pydantic import AvroBaseModel
+    from dataclasses_avroschema.types import condecimal
+
+    amount: Any = condecimal(max_digits=12, decimal_places=2)
+
+    class Item(AvroBaseModel):  # type: ignore[misc,unused-ignore] # untyped where it is not installed
+        sku: str
+        quantity: int
+        price: amount
+
+    class Order(AvroBaseModel):  # type: ignore[misc,unused-ignore] # see above
+        order_id: UUID
+        customer: str
+        total: amount
+        at: datetime
+        items: list[Item]
+        note: str = ""
+
+    return Order

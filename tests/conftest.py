@@ -17,6 +17,7 @@ from typing import Protocol
 
 import asyncpg
 import pytest
+from support.projections import Connection, dropped_with_their_store
 from support.running import running
 
 from gatelog.console.store import initialise
@@ -132,7 +133,11 @@ async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[S
 
 def _delete_topics(settings: Settings) -> None:
     admin = kafka.admin(settings.kafka_properties)
-    names = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{settings.store}.")]
+    names = [
+        name
+        for name in admin.list_topics(timeout=10).topics
+        if name.startswith((f"{settings.store}.", f"{settings.store}-"))
+    ]
     if names:
         for future in admin.delete_topics(names).values():
             future.exception(timeout=30)
@@ -163,6 +168,13 @@ async def connection(settings: Settings) -> AsyncIterator["asyncpg.Connection[as
     connection = await asyncpg.connect(settings.dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def rows(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings) -> AsyncIterator[Connection]:
+    """A connection to read models in the store's database; their schemas go when the test is over."""
+    yield connection
+    await dropped_with_their_store(connection, settings)
 
 
 @pytest.fixture

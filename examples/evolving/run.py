@@ -1,7 +1,7 @@
 """An order event that lives through five changes, and programs of all versions side by side.
 
-Each version of the order service (v1.py to v6.py) is a process of its own, and all run at the same time. One after the
-other they append to one stream; then all read it. Needs a store (``gatelog up && gatelog init``) and no relay:
+Each version of the order service (v1.py to v6.py) is a process of its own, and all run at the same time. One after
+the other they append to one stream; then all read it. Needs a store (``gatelog up && gatelog init``) and no relay:
 ``python examples/evolving/run.py``.
 """
 

@@ -11,11 +11,11 @@ from support.models import Noted
 from support.trial import Row, busy, judge, relay, terminate
 from support.waiting import until
 
+from gatelog.core import tail
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import tail
 
 
 @pytest.fixture(scope="module")

@@ -176,7 +176,7 @@ async def test_a_producer_that_is_thrown_out(
 
 def take_transactional_id(settings: Settings) -> None:
     KafkaProducer(
-        {**settings.kafka_properties, "transactional.id": f"gatelog.{settings.store}.relay"}
+        {**settings.kafka_properties, "transactional.id": f"gatelog.{settings.store}.relay.1"}
     ).init_transactions(30.0)
 
 

@@ -1,23 +1,19 @@
 """What ``reconcile`` names and does not repair, and who may not run it."""
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import asyncpg
 import pytest
-from confluent_kafka import Producer as KafkaProducer
-from confluent_kafka import TopicPartition
-from support.kafka import Seen, records_of
+from support.kafka import records_of
+from support.losses import delete_topic, truncate, write
 from support.models import Noted, OrderPlaced
 from support.reconciling import append, damage_witness, indexed_upto, look, pipeline, publish, refused, repair
 from support.restores import dump, restore
 from support.running import running
 from support.waiting import until
 
-from gatelog.core import kafka
-from gatelog.core.domain import topic_of
 from gatelog.core.errors import (
     LogMismatchError,
     ReconcileRefusedError,
@@ -49,15 +45,9 @@ async def test_kafka_that_ends_before_what_was_published(settings: Settings) -> 
     found = await look(settings)
     assert (found.missing, found.missing_ranges) == (2, [(1, 2)])
     assert any(f"{settings.store}.Note" in place for place in found.shorter)
-    with pytest.raises(ReconcileRefusedError, match=r"1 to 2.*`gatelog republish`, which is not built yet"):
+    with pytest.raises(ReconcileRefusedError, match=r"1 to 2.*`gatelog republish` publishes them again"):
         await repair(settings)
     assert await look(settings) == found
-
-
-def delete_topic(settings: Settings, category: str) -> None:
-    admin = kafka.admin(settings.kafka_properties)
-    for future in admin.delete_topics([topic_of(settings.store, category)]).values():
-        future.result(timeout=30)
 
 
 async def test_records_that_are_gone_before_they_were_indexed(
@@ -81,12 +71,6 @@ async def test_records_that_are_gone_before_they_were_indexed(
         await refused(settings)
     found = await look(settings)
     assert (found.missing, found.missing_ranges, found.agree) == (1, [(1, 1)], False)
-
-
-def truncate(settings: Settings, before: Seen) -> None:
-    admin = kafka.admin(settings.kafka_properties)
-    for future in admin.delete_records([TopicPartition(before.topic, before.partition, before.offset)]).values():
-        future.result()
 
 
 async def test_records_of_others_are_reported_and_ignored(settings: Settings, backup: Path) -> None:
@@ -128,14 +112,6 @@ async def test_a_record_that_takes_anothers_position_is_not_repaired(settings: S
     await restore(settings, backup)
     with pytest.raises(ReconcileRefusedError, match=r"a second time: position 1 \(Note-1@1.*Nothing was changed"):
         await repair(settings)
-
-
-def write(settings: Settings, like: Seen, headers: Sequence[dict[str, str]]) -> None:
-    writer = KafkaProducer({"bootstrap.servers": settings.kafka_properties["bootstrap.servers"]})
-    for each in headers:
-        encoded: list[tuple[str, str | bytes | None]] = [(name, value.encode()) for name, value in each.items()]
-        writer.produce(like.topic, key=like.key, value=like.value, headers=encoded, partition=like.partition)
-    assert writer.flush(20) == 0
 
 
 async def test_schemas_that_the_backup_lacks_are_named(settings: Settings, backup: Path) -> None:

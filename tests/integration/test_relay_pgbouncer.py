@@ -1,4 +1,4 @@
-"""A relay behind a real PgBouncer: it works in session mode, and says in transaction mode why it cannot."""
+"""A relay behind a real PgBouncer: in transaction mode it says so, polls, and leads by a lease."""
 
 import asyncio
 import tempfile
@@ -13,11 +13,8 @@ from support.pgbouncer import pgbouncer
 from support.trial import Row, busy, judge, relay
 from support.waiting import until
 
-from gatelog.core.errors import SettingsError
-from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
-from gatelog.producer.relay import Relay
 from gatelog.producer.relay.relay import SILENCE_MAX_S
 
 
@@ -40,15 +37,64 @@ async def answers(settings: Settings) -> None:
     await until(does_answer, "PgBouncer answers")
 
 
-async def test_transaction_mode_is_named_and_nothing_is_left_behind(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+async def test_transaction_mode_is_said_and_the_relay_polls(
+    settings: Settings, producer: Producer, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Two relays, one killed, one woken up too late; the sessions of the pool stay as they were."""
     with pooled(settings, "transaction") as through:
         await answers(through)
-        with pytest.raises(SettingsError, match=r"transaction mode: LISTEN does not work.*directly"):
-            async with asyncio.timeout(30):
-                await run_all(asyncio.Event(), Relay(through))
-        assert await connection.fetchval(f"SELECT holder FROM {settings.store}.relay_lease") == "", "no lock taken"
+        row = Row(settings)
+        async with busy(settings, producer) as clients:
+            with relay(through) as one, relay(through) as other:
+                await row.moves(50)
+                epoch = await row.epoch()
+                leading, standing = (one, other) if await holder(settings, one.pid) else (other, one)
+                leading.kill()
+                await row.taken_over_since(epoch)
+                await row.moves(50)
+                assert standing.exitcode is None
+        await judge(settings, clients)
+        assert "relay.pooled" in capfd.readouterr().err
+        async with asyncpg.create_pool(through.dsn, min_size=5, max_size=5, statement_cache_size=0) as pool:
+            for name, value in (("enable_seqscan", "on"), ("lock_timeout", "0")):
+                found = await asyncio.gather(*[pool.fetchval(f"SHOW {name}") for _ in range(5)])
+                assert set(found) == {value}
+            left = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND {OF_RELAY.format(settings.store)}"
+            assert await pool.fetchval(left) == 0
+
+
+async def test_a_relay_with_a_session_takes_the_lead_from_one_without(settings: Settings, producer: Producer) -> None:
+    with pooled(settings, "transaction") as through:
+        await answers(through)
+        row = Row(settings)
+        async with busy(settings, producer) as clients:
+            with relay(through) as without:
+                await row.moves(20)
+                epoch = await row.epoch()
+                with relay(settings) as direct:
+                    await row.taken_over_since(epoch)
+                    await row.moves(50)
+                    assert await holder(settings, direct.pid)
+                    assert (without.exitcode, direct.exitcode) == (None, None)
+                await row.moves(20)  # the one without a session leads again
+                assert await holder(settings, without.pid)
+        await judge(settings, clients)
+
+
+OF_RELAY = (
+    "((classid::bigint << 32) | objid::bigint) = hashtextextended('{}:relay', 0)"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+async def holder(settings: Settings, pid: int | None) -> bool:
+    """Say whether a process leads."""
+    connection = await asyncpg.connect(settings.dsn)
+    try:
+        found = await connection.fetchval(f"SELECT holder FROM {settings.store}.relay_lease")
+    finally:
+        await connection.close()
+    return f":{pid}:" in str(found)
 
 
 async def test_session_mode_works_and_the_active_relay_is_not_taken_for_frozen(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from gatelog.core.settings import Settings
 
@@ -20,6 +20,7 @@ class Seen:
     key: str
     headers: dict[str, str]
     value: bytes
+    timestamp: tuple[int, int] = (0, 0)  # its kind, milliseconds
 
     @property
     def position(self) -> int:
@@ -44,7 +45,7 @@ def records_of(settings: Settings) -> list[Seen]:
     try:
         topics = consumer.list_topics(timeout=TIMEOUT_S).topics
         places = [
-            TopicPartition(name, partition, 0)
+            TopicPartition(name, partition, OFFSET_BEGINNING)
             for name, topic in topics.items()
             if name.startswith(f"{settings.store}.")
             for partition in topic.partitions
@@ -72,7 +73,7 @@ def _read(consumer: Consumer, partitions: int) -> list[Seen]:
         assert partition is not None
         assert offset is not None
         headers = {name: _text(content) for name, content in dict(message.headers() or ()).items()}
-        seen.append(Seen(topic, partition, offset, _text(key), headers, value))
+        seen.append(Seen(topic, partition, offset, _text(key), headers, value, message.timestamp()))
     return sorted(seen, key=lambda record: (record.topic, record.partition, record.offset))
 
 

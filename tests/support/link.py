@@ -12,13 +12,17 @@ import secrets
 import shutil
 import struct
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from support.passing import passing
 
 _TUN = Path("/dev/net/tun")
 _TUNSETIFF = 0x400454CA
@@ -77,6 +81,7 @@ async def link(chance: random.Random) -> AsyncIterator[Link]:
         _ip("link", "set", f"{name}t", "netns", name)
         _ip("-n", name, "addr", "add", f"{subnet}.2", "peer", f"{subnet}.1", "dev", f"{name}t")
         _ip("-n", name, "link", "set", f"{name}t", "up")
+        _ip("-n", name, "link", "set", "lo", "up")
         wire = Link(here, there, f"{subnet}.1", ("ip", "netns", "exec", name), chance)
         loop = asyncio.get_running_loop()
         loop.add_reader(here, wire.hand_over, here, there)
@@ -93,11 +98,7 @@ async def served_at(address: str, dsn: str) -> AsyncIterator[str]:
     """Yield a DSN at ``address`` for a server that listens elsewhere: each connection is passed on."""
     parts = urlsplit(dsn)
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream = await asyncio.open_connection(parts.hostname, parts.port)
-        await asyncio.gather(_copy(reader, upstream[1]), _copy(upstream[0], writer))
-
-    server = await asyncio.start_server(pass_on, address, 0)
+    server = await passing(address, 0, parts.hostname or "localhost", parts.port or 5432)
     port = server.sockets[0].getsockname()[1]
     try:
         yield parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{address}:{port}").geturl()
@@ -105,12 +106,28 @@ async def served_at(address: str, dsn: str) -> AsyncIterator[str]:
         server.close()
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(_PACKET_BYTES_MAX):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+@asynccontextmanager
+async def reached_at(wire: Link, ports: Sequence[int]) -> AsyncIterator[None]:
+    """Let servers that listen on 127.0.0.1 here be reached at the same ports of 127.0.0.1 there, over the wire.
+
+    So a server that tells clients its own address, as a broker does, needs no other one.
+    """
+    async with AsyncExitStack() as stack:
+        pairs = []
+        for port in ports:
+            dsn = await stack.enter_async_context(served_at(wire.address, f"tcp://@127.0.0.1:{port}"))
+            pairs.append(f"{port}:{urlsplit(dsn).port}")
+        command = [*wire.within, sys.executable, "-m", "support.passing", wire.address, *pairs]
+        process = await asyncio.create_subprocess_exec(
+            *command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, stdout=PIPE
+        )
+        try:
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            process.kill()
+            await process.wait()
 
 
 @contextmanager

@@ -47,10 +47,12 @@ def gatelog(
 class Background:
     """A ``gatelog …`` that goes on until it is told to stop, or killed."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, within: Sequence[str]
+    ) -> None:
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*_COMMAND, *arguments], env=environment, cwd=log.parent, stdout=output, stderr=output
+                [*within, *_COMMAND, *arguments], env=environment, cwd=log.parent, stdout=output, stderr=output
             )
         self.log = log
 
@@ -66,9 +68,11 @@ class Background:
 
 
 @contextmanager
-def background(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Background]:
-    """Yield a background process that does not outlive the test."""
-    running = Background(arguments, environment, log)
+def background(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path, *, within: Sequence[str] = ()
+) -> Iterator[Background]:
+    """Yield a background process that does not outlive the test. ``within``: words before its command."""
+    running = Background(arguments, environment, log, within)
     try:
         yield running
     finally:

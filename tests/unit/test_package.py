@@ -43,6 +43,8 @@ def test_errors_have_an_exit_code_and_a_docstring(error: type[errors.GatelogErro
     assert error is errors.GatelogError or error.exit_code > 1, "scripts tell errors apart by exit code"
 
 
-@pytest.mark.parametrize("package", ["gatelog.schemas", "gatelog.producer", "gatelog.indexer"])
+@pytest.mark.parametrize(
+    "package", ["gatelog.schemas", "gatelog.producer", "gatelog.indexer", "gatelog.reader.folds"]
+)
 def test_migrations_are_numbered_without_a_gap(package: str) -> None:
     assert [migration.number for migration in of(package)] == list(range(1, len(of(package)) + 1))

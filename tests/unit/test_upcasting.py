@@ -56,7 +56,7 @@ class Stored:
         codec = Codec(self.registry, register=False)
         await codec.start()
         await codec.warm({row[10] for row in self._rows})
-        return as_read([RecordedEvent(row, codec) for row in self._rows], codec, types)
+        return as_read([RecordedEvent(row, codec) for row in self._rows], types)
 
     async def data(self) -> list[Any]:
         return [event.data for event in await self.read()]

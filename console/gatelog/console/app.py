@@ -8,10 +8,16 @@ import typer
 from rich.console import Console
 
 from gatelog.console import (
+    consuming,
     demo,
     events,
     imports,
+    index_fields,
+    indexing,
+    parked,
+    projections,
     reconciling,
+    republishing,
     running,
     schema,
     schema_copy,
@@ -21,6 +27,7 @@ from gatelog.console import (
     services,
     serving,
     store,
+    verifying,
 )
 from gatelog.core.errors import GatelogError
 
@@ -53,10 +60,13 @@ app = typer.Typer(
 )
 imported = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imported, name="import")
+app.add_typer(indexing.app, name="index")
 schemas = typer.Typer(
     help="Schemas of events: check, register, generate.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(schemas, name="schema")
+app.add_typer(parked.app, name="parked")
+app.add_typer(projections.app, name="projection")
 
 _COMMANDS: Final[list[Callable[..., None]]] = [
     services.up,
@@ -67,7 +77,10 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     running.relay,
     running.indexer,
     serving.serve,
+    consuming.consume,
     reconciling.reconcile,
+    republishing.republish,
+    verifying.verify,
     events.append,
     events.read,
     events.tail,
@@ -76,6 +89,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
 for command in _COMMANDS:
     app.command()(command)
 imported.command()(imports.git)
+indexing.app.command()(index_fields.fields)
 _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "check": schema.check,
     "diff": schema.diff,

@@ -1,7 +1,6 @@
 """``gatelog append``, ``read`` and ``tail``: events by hand."""
 
 import asyncio
-import importlib
 import json as json_module
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from gatelog.console import options
+from gatelog.console.models import import_models
 from gatelog.console.output import document_of, line_of, print_json
 from gatelog.core import postgres
 from gatelog.core.domain import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, check_stream_id
@@ -87,11 +87,7 @@ async def _model(settings: Settings, event_type: str, schema: Path | None, model
 
 
 def _imported(module: str, event_type: str) -> type[Event]:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise InvalidInputError(f"--models {module}: {error}") from error
+    import_models(module)
     model = model_of(event_type)
     if model is None:
         raise SchemaError(f"Module {module} defines no event type {event_type!r}.")

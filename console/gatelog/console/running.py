@@ -47,11 +47,12 @@ def indexer(store: options.Store = None, home: options.Home = None, json_logs: J
 def until_signal(json_logs: bool, *running: services.Service) -> None:
     """Run services until SIGTERM or Ctrl-C, with logs for people or, where nobody looks, for programs."""
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(services.run_until_signal(*running))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop where it is installed."""
     try:
         from uvloop import new_event_loop
     except ImportError:  # it is in the extra "speed"

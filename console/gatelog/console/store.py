@@ -13,8 +13,16 @@ from gatelog.core.migrations import Migration
 from gatelog.core.settings import Settings
 from gatelog.indexer import status as index_status
 from gatelog.producer import status as producer_status
+from gatelog.reader import Standing, standings
 
-PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer")
+PARTS: Final = (
+    "gatelog.schemas",
+    "gatelog.producer",
+    "gatelog.indexer",
+    "gatelog.reader.folds",
+    "gatelog.reader.subscriptions",
+    "gatelog.reader",
+)
 
 
 def init(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
@@ -43,7 +51,7 @@ async def initialise(settings: Settings) -> list[Migration]:
 
 
 def status(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
-    """Show where everything stands: local services, outbox, relay, index.
+    """Show where everything stands: local services, outbox, relay, index, subscriptions.
 
     Exit code 0 when the store answers; otherwise that of the error shown.
 
@@ -72,10 +80,30 @@ async def _tables(settings: Settings) -> dict[str, Any]:
         with postgres.translated(settings.store, settings.dsn):
             produced = await producer_status.status(connection, settings.store)
             indexed = await index_status.status(connection, settings.store)
+            subscribed = await standings(settings, connection)
     finally:
         await connection.close()
     lag = produced.position - indexed.frontier
-    return {"producer": asdict(produced), "index": asdict(indexed), "index_lag_events": lag}
+    return {
+        "producer": asdict(produced),
+        "index": asdict(indexed),
+        "index_lag_events": lag,
+        "subscriptions": [_subscription(each) for each in subscribed],
+    }
+
+
+def _subscription(standing: Standing) -> dict[str, Any]:
+    members = [{**asdict(member), "trouble": member.trouble} for member in standing.members]
+    return {**asdict(standing), "is_active": standing.is_active, "members": members}
+
+
+def _subscription_line(each: dict[str, Any]) -> str:
+    members = f"{len(each['members'])} members" if each["is_active"] else "not running"
+    lag = "lag unknown: no answer from Kafka"
+    if each["lag_positions"] is not None:
+        lag = f"{each['lag_positions']:,} positions behind, {each['lag_s']:.1f} s; {each['parked']:,} parked"
+    trouble = "".join(f"; pid {m['pid']} on {m['host']}: {m['trouble']}" for m in each["members"] if m["trouble"])
+    return f"{members}, {lag}{trouble}"
 
 
 def _show(report: dict[str, Any], *, json: bool) -> None:
@@ -101,6 +129,9 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
                 "unreadable records": f"{indexed['unreadable']:,}",
             },
         )
+        if report["subscriptions"]:
+            rows = {each["name"]: _subscription_line(each) for each in report["subscriptions"]}
+            print_table("Subscriptions", rows)
 
 
 def _active(is_active: bool) -> str:

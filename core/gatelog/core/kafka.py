@@ -133,10 +133,11 @@ def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_
     if first is None:
         return []
     found = [first, *consumer.consume(records_max - 1, timeout=0)]
-    return [message for message in found if _is_record(message, properties)]
+    return [message for message in found if is_record(message, properties)]
 
 
-def _is_record(message: Message, properties: dict[str, str]) -> bool:
+def is_record(message: Message, properties: dict[str, str]) -> bool:
+    """Say whether a message is a record, and not an error that passes; other errors are raised as by ``poll``."""
     error = message.error()
     if error is None:
         return True

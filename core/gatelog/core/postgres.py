@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -21,10 +21,11 @@ if TYPE_CHECKING:  # these classes are generic in the type stubs only
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     PooledConnection: TypeAlias = PoolConnectionProxy[asyncpg.Record]
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PooledConnection
+    _AnyConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
     Prepare: TypeAlias = Callable[[asyncpg.Connection[asyncpg.Record]], Coroutine[None, None, None]]
 else:
     Pool = asyncpg.Pool
-    Connection = asyncpg.Connection
+    Connection = _AnyConnection = asyncpg.Connection
 
 CONNECT_TIMEOUT_S: Final = 10.0
 
@@ -84,6 +85,52 @@ def translated(store: str, dsn: str) -> Iterator[None]:
         ) from error
 
 
+class TransactionConnection(_AnyConnection):
+    """A connection of which every statement is a transaction of its own.
+
+    A pooler in transaction mode lends a session for no longer: what a session would remember is set in each.
+    """
+
+    local_settings = ""  # statements: SET LOCAL …
+
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+        """As asyncpg's; without arguments it goes out as it is."""
+        if not args:
+            return await super().execute(query, timeout=timeout)
+        async with self._lent():
+            return await super().execute(query, *args, timeout=timeout)
+
+    async def fetch(self, query: str, *args: object, timeout: float | None = None) -> Any:  # type: ignore[override]  # noqa: ANN401 - the stubs have overloads for classes of records
+        """As asyncpg's."""
+        async with self._lent():
+            return await super().fetch(query, *args, timeout=timeout)
+
+    async def fetchrow(self, query: str, *args: object, timeout: float | None = None) -> Any:  # type: ignore[override]  # noqa: ANN401 - see fetch
+        """As asyncpg's."""
+        async with self._lent():
+            return await super().fetchrow(query, *args, timeout=timeout)
+
+    async def fetchval(self, query: str, *args: object, column: int = 0, timeout: float | None = None) -> Any:  # noqa: ANN401 - as asyncpg's
+        """As asyncpg's."""
+        async with self._lent():
+            return await super().fetchval(query, *args, column=column, timeout=timeout)
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[None]:
+        if self.is_in_transaction():
+            yield
+            return
+        async with self.transaction(isolation="read_committed"):
+            if self.local_settings:
+                await super().execute(self.local_settings)
+            yield
+
+
+def is_lent(connection: Connection) -> TypeGuard[TransactionConnection]:
+    """Say whether it is a ``TransactionConnection``: ``isinstance`` says yes to any of asyncpg's."""
+    return type(connection) is TransactionConnection
+
+
 async def connect(dsn: str, store: str, application_name: str) -> "asyncpg.Connection[asyncpg.Record]":
     """Return one connection of its own, for LISTEN or session locks; the caller closes it.
 
@@ -95,6 +142,29 @@ async def connect(dsn: str, store: str, application_name: str) -> "asyncpg.Conne
         return await asyncpg.connect(
             dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": application_name}
         )
+
+
+async def connect_lent(
+    dsn: str, store: str, application_name: str, local_settings: str = ""
+) -> TransactionConnection:
+    """Return one connection that works behind any pooler; the caller closes it.
+
+    ``local_settings``: statements that go before each of its own, ``SET LOCAL …``.
+
+    Raises:
+        PostgresUnavailableError: no answer within 10 s.
+        SettingsError: Postgres refused the user or the database.
+    """
+    with translated(store, dsn):
+        connection: TransactionConnection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            server_settings={"application_name": application_name},
+            connection_class=TransactionConnection,
+            statement_cache_size=0,  # a prepared statement would be left in a session of others
+        )
+    connection.local_settings = local_settings
+    return connection
 
 
 async def _leave_as_it_is(_connection: object) -> None:

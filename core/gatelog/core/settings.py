@@ -107,6 +107,8 @@ class Settings(BaseSettings):
     index_jsonb: bool = Field(True, description="store the payload as jsonb too, for SQL")
     read_rows_max: int = Field(5_000, ge=1, description="rows that a read fetches at a time")
 
+    snapshot_events: int = Field(100, ge=0, description="events after which a fold keeps a snapshot; 0: never")
+
     registry_url: str | None = Field(
         None, description="of a Confluent-compatible schema registry, commas between several; none: Postgres' tables"
     )
@@ -115,6 +117,15 @@ class Settings(BaseSettings):
     registry_cert_file: Path | None = Field(None, description="our certificate, for mutual TLS")
     registry_key_file: Path | None = Field(None, description="the key of registry_cert_file, unless it is in there")
     registry_timeout_s: float = Field(10.0, gt=0, description="of one request")
+    subscription_protocol: Literal["auto", "consumer", "classic"] = Field(
+        "auto", description="of consumer groups; consumer: KIP-848; auto: that, where the broker has it"
+    )
+    subscription_session_timeout_s: float = Field(
+        10.0, ge=1, description="until a silent member is given up; of the classic protocol only"
+    )
+    subscription_events_max: int = Field(10_000, ge=1, description="events that a member holds at once")
+    subscription_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="the same in bytes; one batch more")
+
     register_schemas: bool = Field(
         True, description="register a new schema at its first append; off in production: at deploy time"
     )

@@ -52,10 +52,56 @@ WHERE EXISTS (SELECT FROM @store.events e WHERE e.position = b.position)
         (SELECT min(x.place) FROM b x WHERE x.event_id = b.event_id)
     )
 
+-- name: copies
+-- Which rows of a batch the index holds to the letter.
+SELECT u.ord - 1 AS place
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::int[], $7::bytea[])
+    WITH ORDINALITY AS u (position, stream, version, event_id, type, schema_id, data, ord)
+JOIN @store.events e ON e.position = u.position
+WHERE e.stream = u.stream AND e.version = u.version AND e.event_id = u.event_id AND e.type = u.type
+    AND e.schema_id = u.schema_id AND e.data = u.data
+
+-- name: repeated_positions
+-- The same by position alone, for a table that has no other index yet.
+WITH b AS MATERIALIZED (
+    SELECT u.position, u.ord - 1 AS place
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[])
+        WITH ORDINALITY AS u (position, stream, version, event_id, ord)
+)
+SELECT b.place FROM b
+WHERE EXISTS (SELECT FROM @store.events e WHERE e.position = b.position)
+    OR b.place > (SELECT min(x.place) FROM b x WHERE x.position = b.position)
+
+-- name: claim_topics
+-- The ids of topics that are read for the first time.
+INSERT INTO @store.index_topics (topic, topic_id)
+SELECT t.topic, t.topic_id FROM unnest($1::text[], $2::text[]) AS t (topic, topic_id)
+ON CONFLICT (topic) DO NOTHING
+
+-- name: other_topics
+-- Topics that had another id when they were read for the first time.
+SELECT t.topic FROM @store.index_topics t
+JOIN unnest($1::text[], $2::text[]) AS n (topic, topic_id) ON n.topic = t.topic COLLATE "C"
+WHERE t.topic_id <> n.topic_id ORDER BY t.topic
+
+-- name: accept_topics
+-- Topics that were made anew: the ids by which they are known from now on.
+UPDATE @store.index_topics t SET topic_id = n.topic_id
+FROM unnest($1::text[], $2::text[]) AS n (topic, topic_id)
+WHERE t.topic = n.topic COLLATE "C" AND t.topic_id <> n.topic_id
+RETURNING t.topic
+
+-- name: forget_offsets
+DELETE FROM @store.index_offsets WHERE topic = ANY ($1::text[])
+
+-- name: set_offsets
+INSERT INTO @store.index_offsets (topic, partition, next_offset)
+SELECT t.topic, t.partition, t.next_offset FROM unnest($1::text[], $2::int[], $3::bigint[]) AS t (topic, partition, next_offset)
+
 -- name: status
 SELECT f.position AS frontier,
     (SELECT coalesce(max(position), 0) FROM @store.events) AS highest,
-    (SELECT count(*) FROM @store.unreadable_records) AS unreadable,
+    (SELECT count(*) FROM @store.unreadable_records WHERE resolved_at IS NULL) AS unreadable,
     (SELECT count(*) FROM pg_stat_activity a
      WHERE a.application_name = 'gatelog indexer' AND a.datname = current_database()) > 0 AS indexer_is_active
 FROM @store.index_frontier f

@@ -6,62 +6,30 @@ believes, a record is written once, and an indexer that lost a partition without
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Final
 
-import asyncpg
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from gatelog.core import kafka, logs, migrations, postgres, services
 from gatelog.core.domain import topic_pattern
-from gatelog.core.errors import (
-    GatelogError,
-    KafkaUnavailableError,
-    PostgresUnavailableError,
-    UndecodableRecordError,
-)
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.indexer.rows import (
-    COLUMNS,
-    EVENT_ID,
-    POSITION,
-    STREAM,
-    UNREADABLE_COLUMNS,
-    VERSION,
-    Row,
-    json_of,
-    row_of,
-    unreadable_row,
-)
+from gatelog.indexer import topics
+from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 from gatelog.schemas.registries import registry_of
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
+TOPIC_CHECK_INTERVAL_S: Final = 5.0
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category's topic is seen
-# Brokers allow no less. A member that is declared dead too early does no harm: it writes nothing (see _write).
+# Brokers allow no less. A member that is declared dead too early does no harm: it writes nothing (see writing).
 SESSION_TIMEOUT_MS: Final = 6_000
-PACKAGE: Final = "gatelog.indexer"
 
 _log = logs.logger("indexer")
-
-Place = tuple[str, int]  # topic, partition
-
-
-class PartitionLostError(GatelogError):
-    """Another indexer has written past us: this one's assignment is stale."""
-
-    retryable = True
-
-
-@dataclass(slots=True)
-class _Batch:
-    rows: list[Row] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)  # of the rows
-    unreadable: list[Row] = field(default_factory=list)
-    upto: dict[Place, int] = field(default_factory=dict)  # next offset
 
 
 class Indexer:
@@ -115,9 +83,11 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        self._codec = Codec(registry_of(settings, pool), register=False)
-        self._source = source_of(settings.store)
-        self._next: dict[Place, int] = {}
+        codec = Codec(registry_of(settings, pool), register=False)
+        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
+        self._writer = Writer(pool, settings.store)
+        self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
+        self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
@@ -135,131 +105,80 @@ class _Session:
         self._consumer.subscribe(
             [topic_pattern(settings.store)], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked
         )
+        self._watching = asyncio.create_task(self._watch_topics())
 
     async def close(self) -> None:
+        await self._written()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
         await asyncio.to_thread(self._consumer.close)
+        if self._writing is not None:
+            await self._writing  # it may have failed
 
     async def run_once(self) -> int:
-        """Index what has arrived; return the number of records."""
+        """Index what has arrived; return the number of records.
+
+        Postgres writes a batch while the next one is fetched and read. One is written after the other.
+        """
+        if self._watching.done():
+            self._watching.result()
         rows_max = self._settings.index_rows_max
-        messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        if not messages:
-            return 0
-        await self._write(await self._read(messages))
+        try:
+            messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
+        except LogMismatchError:
+            await asyncio.to_thread(
+                topics.refuse_gaps, self._properties, self._next
+            )  # says it exactly, if it is that
+            raise
+        batch = await self._reader.read(messages, self._next)
+        if self._writing is not None and (messages or self._writing.done()):
+            writing, self._writing = self._writing, None
+            await writing
+        if batch.upto:
+            since = dict(self._next)
+            self._next.update(batch.upto)
+            self._writing = asyncio.create_task(self._writer.write(batch, since))
         return len(messages)
+
+    async def _written(self) -> None:
+        """Wait until nothing is being written; whether it failed is for ``run_once`` to find."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Called in the polling thread: go on where Postgres says, not where the group believes."""
+        self._settle()
         places = [(p.topic, p.partition) for p in partitions]
+        asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
         self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
         consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called in the polling thread. Who has the partitions next finds what we were writing."""
+        self._settle()
         self._next = {}
         _log.info("indexer.revoked", partitions=len(partitions))
 
+    def _settle(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
+
+    async def _claim_topics(self, names: set[str]) -> None:
+        ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
+        await topics.claim(self._pool, self._settings.store, ids)
+
+    async def _watch_topics(self) -> None:
+        """Fail when a topic in hand was made anew: to the consumer it is still the same one."""
+        while True:
+            await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
+            with suppress(KafkaUnavailableError):
+                await self._claim_topics({name for name, _ in self._next})
+
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
-        topics, numbers = [topic for topic, _ in places], [p for _, p in places]
+        names, numbers = [topic for topic, _ in places], [p for _, p in places]
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(self._sql["lock_claims"])
-            await connection.execute(self._sql["claim_new"], topics, numbers)
-            rows = await connection.fetch(self._sql["offsets"], topics, numbers)
+            await connection.execute(self._sql["claim_new"], names, numbers)
+            rows = await connection.fetch(self._sql["offsets"], names, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
         return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-
-    async def _read(self, messages: Sequence[Message]) -> _Batch:
-        batch, records = _Batch(), []
-        for message in messages:
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            assert topic is not None
-            assert partition is not None
-            assert offset is not None
-            if (topic, partition) not in self._next:
-                continue  # revoked while it was on its way
-            batch.upto[topic, partition] = offset + 1
-            try:
-                records.append((message, parse_record(self._source, message.headers(), message.value())))
-            except ForeignRecordError as error:
-                _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
-            except UndecodableRecordError as error:
-                self._keep(batch, message, str(error))
-        if self._settings.index_jsonb:
-            await self._codec.warm({record.schema_id for _, record in records})
-        for message, record in records:
-            batch.rows.append(row_of(record, self._json(batch, message, record)))
-            batch.messages.append(message)
-        return batch
-
-    def _json(self, batch: _Batch, message: Message, record: Record) -> str | None:
-        if not self._settings.index_jsonb:
-            return None
-        try:
-            return json_of(self._codec, record.schema_id, record.raw)
-        except UndecodableRecordError as error:
-            self._keep(batch, message, str(error))  # its envelope and bytes are indexed all the same
-            return None
-
-    def _keep(self, batch: _Batch, message: Message, reason: str) -> None:
-        batch.unreadable.append(unreadable_row(message, reason))
-        _log.error(
-            "record.unreadable",
-            topic=message.topic(),
-            partition=message.partition(),
-            offset=message.offset(),
-            reason=reason,
-        )
-
-    async def _write(self, batch: _Batch) -> None:
-        if not batch.upto:
-            return
-        try:
-            await self._store(batch)
-        except asyncpg.UniqueViolationError:
-            await self._set_doubles_aside(batch)
-            await self._store(batch)
-        self._next.update(batch.upto)
-
-    async def _store(self, batch: _Batch) -> None:
-        """Rows and offsets in one transaction, or neither."""
-        places = sorted(batch.upto)  # one lock order for all indexers
-        async with self._pool.acquire() as connection:
-            async with connection.transaction():
-                moved = await connection.fetch(
-                    self._sql["advance"],
-                    [topic for topic, _ in places],
-                    [partition for _, partition in places],
-                    [self._next[place] for place in places],
-                    [batch.upto[place] for place in places],
-                )
-                if len(moved) < len(places):
-                    raise PartitionLostError(
-                        f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
-                        "this one's assignment is stale. It wrote nothing and joins the group again."
-                    )
-                await self._copy(connection, "events", COLUMNS, batch.rows)
-                await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, batch.unreadable)
-            await connection.execute(self._sql["frontier"])
-
-    async def _set_doubles_aside(self, batch: _Batch) -> None:
-        """Keep records that repeat what the index holds: somebody else wrote them into the topic."""
-        rows = await self._pool.fetch(
-            self._sql["doubles"],
-            [row[POSITION] for row in batch.rows],
-            [row[STREAM] for row in batch.rows],
-            [row[VERSION] for row in batch.rows],
-            [row[EVENT_ID] for row in batch.rows],
-        )
-        doubles = {row["place"] for row in rows}
-        for place in doubles:
-            self._keep(batch, batch.messages[place], "its position, its version in the stream, or its id is taken")
-        batch.rows = [row for place, row in enumerate(batch.rows) if place not in doubles]
-        batch.messages = []
-
-    async def _copy(
-        self, connection: postgres.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]
-    ) -> None:
-        if rows:
-            await connection.copy_records_to_table(
-                table, schema_name=self._settings.store, columns=columns, records=rows
-            )

@@ -12,23 +12,24 @@ from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import Record
 from gatelog.schemas.json_text import without_nul
 
-COLUMNS: Final = (
-    "position",
+COLUMNS: Final = (  # those of a Record, in its order, and what follows from it
     "stream",
     "version",
+    "position",
     "event_id",
-    "category",
     "type",
-    "schema_id",
     "recorded_at",
     "correlation_id",
     "causation_id",
     "traceparent",
     "metadata",
+    "schema_id",
     "data",
+    "category",
     "data_json",
 )
-POSITION, STREAM, VERSION, EVENT_ID = range(4)  # places in a row
+STREAM, VERSION, POSITION, EVENT_ID, TYPE = range(5)  # places in a row
+SCHEMA_ID, DATA = 10, 11
 UNREADABLE_COLUMNS: Final = ("topic", "partition", "offset", "reason", "key", "value", "headers")
 
 Row = tuple[object, ...]
@@ -36,22 +37,7 @@ Row = tuple[object, ...]
 
 def row_of(record: Record, data_json: str | None) -> Row:
     """Return the row of a record, in the order of ``COLUMNS``."""
-    return (
-        record.position,
-        record.stream,
-        record.version,
-        record.id,
-        category_of(record.stream),
-        record.type,
-        record.schema_id,
-        record.recorded_at,
-        record.correlation_id,
-        record.causation_id,
-        record.traceparent,
-        record.metadata_json,
-        record.raw,
-        data_json,
-    )
+    return (*record, category_of(record.stream), data_json)
 
 
 def json_of(codec: Codec, schema_id: int, data: bytes) -> str:

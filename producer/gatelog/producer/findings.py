@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-REPUBLISH = "They would be published again from the index by `gatelog republish`, which is not built yet."
+REPUBLISH = "`gatelog republish` publishes them again, from the index and the outbox."
 
 
 @dataclass(frozen=True, slots=True)

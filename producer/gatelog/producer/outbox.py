@@ -43,10 +43,10 @@ class OutboxKeeper:
 
     async def _keep_until(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        connection = await postgres.connect(settings.dsn, settings.store, "gatelog outbox")
+        patience = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
+        connection = await postgres.connect_lent(settings.dsn, settings.store, "gatelog outbox", patience)
         try:
             with postgres.translated(settings.store, settings.dsn):
-                await connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
                 while not stop.is_set():
                     await self.run_once(connection)
                     await services.wait_any(INTERVAL_S, stop)

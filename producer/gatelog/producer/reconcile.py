@@ -7,21 +7,21 @@ holds stays due, unless Kafka has another event in its place.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres
+from gatelog.core import migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.tail import Offsets
 from gatelog.producer.findings import Findings, Streak
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
-from gatelog.producer.relay.tail import Offsets
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
@@ -72,6 +72,23 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
+    async with relays_kept_out(settings) as (connection, _publisher):
+        made = Reconciliation(settings, connection)
+        await made.read()
+        yield made
+
+
+@asynccontextmanager
+async def relays_kept_out(
+    settings: Settings,
+) -> AsyncIterator[tuple["asyncpg.Connection[asyncpg.Record]", Publisher]]:
+    """Yield what publishes for the store, alone: the relay's lock, and its transactional producer.
+
+    Raises:
+        RelayActiveError: a relay is active.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time.
+    """
     dsn, store = settings.dsn, settings.store
     connection = await postgres.connect(dsn, store, "gatelog reconcile")
     try:
@@ -81,9 +98,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
             try:
-                made = Reconciliation(settings, connection)
-                await made.read()
-                yield made
+                yield connection, publisher
             finally:
                 await asyncio.to_thread(publisher.close)
     finally:
@@ -132,12 +147,9 @@ class Reconciliation:
                 for name, offsets in begins.items()
             }
         await self._connection.execute(self._sql["make_found"])
-        chunks = tail.messages(self._properties, starts, ends)
-        try:
-            while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
+            async for chunk in chunks:
                 await self._keep(chunk)
-        finally:
-            await asyncio.to_thread(chunks.close)  # type: ignore[attr-defined] # it is a generator
         await self._connection.execute(
             "CREATE INDEX ON found (event_id); CREATE INDEX ON found (stream, version);"
             "CREATE INDEX ON found (position); ANALYZE found"

@@ -4,7 +4,7 @@ SET enable_seqscan = off;
 SET enable_bitmapscan = off;
 SET plan_cache_mode = force_generic_plan;
 SET jit = off;
-SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED
+SET default_transaction_isolation = 'read committed'
 
 -- name: try_lock
 -- One active relay a store; standbys try again. A session lock: it ends with the connection. The first sign of life
@@ -12,6 +12,17 @@ SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED
 UPDATE @store.relay_lease SET holder = $1, pid = pg_backend_pid(), beat_at = clock_timestamp()
 WHERE pg_try_advisory_lock(hashtextextended('@store:relay', 0))
 RETURNING holder
+
+-- name: try_lease
+-- Without a session there is no lock: who leads has said so within the last $2 seconds. One who believes so wrongly, or
+-- is replaced by a relay that has the lock, finds out at its next sign of life; until then it is refused by its epoch
+-- and by Kafka.
+UPDATE @store.relay_lease SET holder = $1, pid = 0, beat_at = clock_timestamp()
+WHERE beat_at < clock_timestamp() - make_interval(secs => $2)
+RETURNING holder
+
+-- name: end_lease
+UPDATE @store.relay_lease SET beat_at = '-infinity' WHERE holder = $1
 
 -- name: take_over
 -- From here on, a relay of an older epoch can fix no tick. What it has fixed is read in a statement of its own, whose
@@ -23,7 +34,7 @@ UPDATE @store.relay_leader SET epoch = epoch + 1
 SELECT *, @store.restored() AS restarted FROM @store.relay
 
 -- name: beat
-UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE pid = $1
+UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE holder = $1 RETURNING holder
 
 -- name: evict
 -- End the session of an active relay that has not said for $1 seconds that it is alive. What it may still do when

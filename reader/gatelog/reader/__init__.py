@@ -1,8 +1,30 @@
 """Streams, queries and subscriptions."""
 
+from gatelog.reader.folds import State
 from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
-from gatelog.reader.subscription import Subscription
+from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
+from gatelog.reader.subscriptions.projection import Projection
+from gatelog.reader.subscriptions.transform import Outgoing, Transform
 from gatelog.reader.where import Condition, field
 
-__all__ = ["Condition", "Page", "Query", "Reader", "Subscription", "field"]
+__all__ = [
+    "Condition",
+    "Failures",
+    "Outgoing",
+    "Page",
+    "Park",
+    "Projection",
+    "Query",
+    "Reader",
+    "Retry",
+    "Skip",
+    "Standing",
+    "Start",
+    "State",
+    "Stop",
+    "Subscription",
+    "Transform",
+    "field",
+    "standings",
+]

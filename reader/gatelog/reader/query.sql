@@ -1,3 +1,10 @@
+-- Fragments of the statement that answers a query: see statement.py. Sessions that use it make a plan for every execution
+-- (session), because the best one depends on the values.
+
+-- name: session
+SET plan_cache_mode = force_custom_plan;
+SET jit = off
+
 -- name: branch
 -- What one index gives in the order of positions.
 SELECT i.stream, i.version, i.position, i.event_id, i.type, i.recorded_at, i.correlation_id, i.causation_id,
@@ -12,11 +19,8 @@ SELECT * FROM (
 @branches
 ) i ORDER BY i.position @order LIMIT @limit
 
--- name: behind
-i.position @behind @after
-
--- name: frontier
-i.position <= (SELECT f.position FROM @store.index_frontier f)
+-- name: positions
+i.position BETWEEN @lowest AND @highest
 
 -- name: story
 -- All events of a correlation id. The event that began a story may carry none: the others have its own id then.
@@ -31,7 +35,7 @@ i.position IN (
 i.position >= coalesce(
         (SELECT min(e.position) FROM (
             SELECT n.position, n.recorded_at FROM @store.indexed_events n
-            WHERE n.position > @after ORDER BY n.position LIMIT 1000
+            WHERE n.position >= @lowest ORDER BY n.position LIMIT 1000
         ) e WHERE @times),
         (SELECT min(e.position + 0) FROM @store.indexed_events e WHERE @times)
     )
@@ -41,17 +45,16 @@ i.position >= coalesce(
 i.position <= coalesce(
         (SELECT max(e.position) FROM (
             SELECT n.position, n.recorded_at FROM @store.indexed_events n
-            WHERE n.position < @after ORDER BY n.position DESC LIMIT 1000
+            WHERE n.position <= @highest ORDER BY n.position DESC LIMIT 1000
         ) e WHERE @times),
         (SELECT max(e.position + 0) FROM @store.indexed_events e WHERE @times)
     )
 
--- name: number_field
-@store.payload_number(@rowdata_json #> @path)
+-- name: number
+@store.payload_number(i.data_json, @path)
 
--- name: text_field
--- The beginning of a text: an entry of an index must fit into its page.
-left(@rowdata_json #>> @path, 200) COLLATE "C"
+-- name: text
+@store.payload_text(i.data_json, @path) COLLATE "C"
 
 -- name: whole_text
-(@rowdata_json #>> @path) COLLATE "C"
+(i.data_json #>> @path) COLLATE "C"

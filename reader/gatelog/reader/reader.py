@@ -11,10 +11,12 @@ from gatelog.core import migrations, postgres
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
+from gatelog.reader.folds.fold import StateT, fold
+from gatelog.reader.folds.snapshots import PostgresSnapshots, Snapshots
 from gatelog.reader.log_query import LogQuery, log_query
 from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.query import Query
-from gatelog.reader.source import PostgresSource, Source
+from gatelog.reader.source import PostgresSource, Source, prepare_session
 from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
@@ -26,14 +28,15 @@ CONNECTIONS_MAX: Final = 10
 WAIT_FIRST_S: Final = 0.002
 WAIT_MAX_S: Final = 0.1
 VERSION_MAX: Final = 2**63 - 1
-_TABLES_OF: Final = "gatelog.indexer"  # whose tables, through views, this part reads
+_TABLES_OF: Final = ("gatelog.indexer", "gatelog.reader.folds")  # whose tables, or views of them, this part uses
 
 
 class Reader:
     """Reads streams, categories and the whole log. Make one a process with ``connect``."""
 
-    def __init__(self, settings: Settings, codec: Codec, source: Source) -> None:
+    def __init__(self, settings: Settings, codec: Codec, source: Source, snapshots: Snapshots) -> None:
         """Use ``connect`` instead."""
+        self._snapshots = snapshots
         self._settings = settings
         self._codec = codec
         self._source = source
@@ -50,15 +53,18 @@ class Reader:
             SchemaError: stored events have no way to the newest model: an upcaster is missing.
         """
         settings = settings or Settings.load()
-        async with postgres.pool(settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX) as pool:
+        async with postgres.pool(
+            settings.dsn, settings.store, "gatelog reader", CONNECTIONS_MAX, prepare_session
+        ) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
-                    await migrations.check(connection, settings.store, _TABLES_OF)
+                    for part in _TABLES_OF:
+                        await migrations.check(connection, settings.store, part)
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.start()
             source = PostgresSource(settings, pool)
             try:
-                yield cls(settings, codec, source)
+                yield cls(settings, codec, source, PostgresSnapshots(settings.store, pool))
             finally:
                 await source.close()
 
@@ -91,7 +97,7 @@ class Reader:
         first = await self._stream(stream, lowest, highest, rows, backward=backward)
         if not first and not await self.version(stream):
             raise StreamNotFoundError(stream)
-        for event in as_read(first, self._codec):
+        for event in as_read(first, backward=backward):
             yield event
         if len(first) < rows:
             return
@@ -102,7 +108,7 @@ class Reader:
 
         async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
             async for page in pages:
-                for event in as_read(page, self._codec):
+                for event in as_read(page, backward=backward):
                     yield event
 
     async def last(self, stream: str) -> RecordedEvent | None:
@@ -114,7 +120,7 @@ class Reader:
         """
         check_stream_id(stream)
         found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
-        return as_read(found, self._codec)[-1] if found else None
+        return as_read(found)[-1] if found else None
 
     async def exists(self, stream: str) -> bool:
         """Say whether a stream has events. Raises as ``version``."""
@@ -129,6 +135,30 @@ class Reader:
         """
         check_stream_id(stream)
         return await self._source.version(stream)
+
+    async def fold(
+        self,
+        stream: str,
+        state: type[StateT],
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        snapshot_every: int | None = None,
+    ) -> StateT:
+        """Return what the events of a stream add up to: now, as of a version, or as of a time.
+
+        ``state``: a model derived from ``State``. Every acknowledged append is seen. ``at``: events are applied up to
+        the first that was recorded later. When ``snapshot_every`` events (default: ``snapshot_events``; 0: never)
+        were applied, the state is kept, and the next fold goes on from there.
+
+        Raises:
+            StreamNotFoundError: the stream has no events.
+            InvalidStreamIdError, InvalidInputError: refused before anything was asked.
+            SchemaError: the state has no JSON form, and snapshots are on.
+            PostgresUnavailableError: no answer.
+        """
+        every = self._settings.snapshot_events if snapshot_every is None else snapshot_every
+        return await fold(self.stream, self._snapshots, stream, state, version=version, at=at, snapshot_every=every)
 
     def category(
         self,

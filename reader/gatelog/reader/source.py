@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+import asyncpg
+
 from gatelog.core import postgres
 from gatelog.core.errors import PayloadNotIndexedError
 from gatelog.core.settings import Settings
@@ -52,6 +54,11 @@ class Source(Protocol):
         ...
 
 
+async def prepare_session(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Set up a connection of the pool that ``PostgresSource`` reads the log through."""
+    await connection.execute(queries(_PACKAGE, "query.sql", "any")["session"])
+
+
 class PostgresSource:
     """Rows of index and outbox."""
 
@@ -82,7 +89,7 @@ class PostgresSource:
         self._check(query)
         if query.is_empty:
             return ()
-        made = statement_of(self._settings.store, query, after, limit)
+        made = statement_of(self._settings.store, query, after, await self.frontier(), limit)
         return await self._fetch(made.sql, *made.arguments)
 
     async def explain(self, query: LogQuery, limit: int, *, analyze: bool) -> str:
@@ -90,7 +97,7 @@ class PostgresSource:
         self._check(query)
         if query.is_empty:
             return "Nothing is asked of Postgres: an empty list of types or categories fits no event."
-        made = statement_of(self._settings.store, query, query.start, limit)
+        made = statement_of(self._settings.store, query, query.start, await self.frontier(), limit)
         options = "ANALYZE, BUFFERS" if analyze else "COSTS"
         return "\n".join(row[0] for row in await self._fetch(f"EXPLAIN ({options}) {made.sql}", *made.arguments))
 

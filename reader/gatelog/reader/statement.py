@@ -13,10 +13,10 @@ import orjson
 
 from gatelog.core.sql import queries
 from gatelog.reader.log_query import LogQuery
-from gatelog.reader.where import Condition, Path
+from gatelog.reader.where import Condition
 
 MERGED_MAX: Final = 20  # branches of a statement; with more types or categories, one branch takes them all
-INDEXED_CHARACTERS: Final = 200  # of a text, in the index on a field: an entry must fit into its page
+INDEXED_CHARACTERS: Final = 200  # of a text, by which payload_text compares it
 _PACKAGE: Final = "gatelog.reader"
 
 
@@ -33,17 +33,18 @@ class Statement:
         return f"${len(self.arguments)}"
 
 
-def statement_of(store: str, query: LogQuery, after: int, limit: int) -> Statement:
-    """Return the statement for the first ``limit`` events behind the position ``after``."""
+def statement_of(store: str, query: LogQuery, after: int, frontier: int, limit: int) -> Statement:
+    """Return the statement for the first ``limit`` events behind the position ``after``, up to the frontier."""
     sql = queries(_PACKAGE, "query.sql", store)
     made = Statement()
+    lowest, highest = (0, min(after - 1, frontier)) if query.backward else (after + 1, frontier)
     names = {
-        "@after": made.take(after),
+        "@lowest": made.take(lowest),
+        "@highest": made.take(highest),
         "@limit": made.take(limit),
         "@order": "DESC" if query.backward else "ASC",
-        "@behind": "<" if query.backward else ">",
     }
-    shared = [sql["behind"], sql["frontier"], *_bounds(sql, made, query, after)]
+    shared = [sql["positions"], *_bounds(sql, made, query, after)]
     shared += [_compared(sql, made, each) for each in query.where]
     branches = [
         sql["branch"].replace("@conditions", "\n    AND ".join([*shared, *only])) for only in _branches(sql, query)
@@ -103,20 +104,15 @@ def _compared(sql: dict[str, str], made: Statement, each: Condition) -> str:
         for name in reversed(each.path):
             nested = {name: nested}
         return f"i.data_json @> {made.take(orjson.dumps(nested).decode())}::jsonb"
-    value = made.take(each.value)
+    value, path = made.take(each.value), _array(each.path)
     if each.kind == "number":
-        return f"{expression(sql, each.path, 'number', 'i.')} {each.operator} {value}::numeric"
-    start, beginning = expression(sql, each.path, "text", "i."), f"left({value}::text, {INDEXED_CHARACTERS})"
+        return f"{sql['number'].replace('@path', path)} {each.operator} {value}::numeric"
+    start, beginning = sql["text"].replace("@path", path), f"left({value}::text, {INDEXED_CHARACTERS})"
     if len(str(each.value)) < INDEXED_CHARACTERS:
         return f"{start} {each.operator} {beginning}"
-    whole = sql["whole_text"].replace("@row", "i.").replace("@path", _array(each.path))
+    whole = sql["whole_text"].replace("@path", path)
     loose = {"<": "<=", ">": ">="}.get(each.operator, each.operator)
     return f"{start} {loose} {beginning} AND {whole} {each.operator} {value}::text"
-
-
-def expression(sql: dict[str, str], path: Path, kind: str, row: str) -> str:
-    """Return what an index on a field holds; a query must say it in the same words."""
-    return sql[f"{kind}_field"].replace("@row", row).replace("@path", _array(path))
 
 
 def _array(names: Sequence[str]) -> str:

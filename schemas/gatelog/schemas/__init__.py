@@ -2,6 +2,7 @@
 
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
+from gatelog.schemas.indexed import Indexed
 from gatelog.schemas.upcasting import Part, upcast
 
-__all__ = ["Event", "NewEvent", "Part", "RecordedEvent", "StreamClosed", "upcast"]
+__all__ = ["Event", "Indexed", "NewEvent", "Part", "RecordedEvent", "StreamClosed", "upcast"]

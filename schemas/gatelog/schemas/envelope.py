@@ -24,14 +24,13 @@ Headers = Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | N
 _SPECIFICATION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
-_ATTRIBUTES: Final = frozenset({*_REQUIRED, "ce_correlationid", "ce_causationid", "traceparent", "ce_metadata"})
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _BEYOND: Final = 2**63  # versions and positions are a bigint
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
 Row: TypeAlias = Sequence[Any]  # the fields of a Record in their order; the position may be None
 SCHEMA_ID: Final = 10  # place of schema_id in a row
-DataT = TypeVar("DataT", default=Event | dict[str, Any])
+DataT = TypeVar("DataT", default=Event | dict[str, Any], covariant=True)
 
 
 class RecordedEvent(Generic[DataT]):
@@ -235,45 +234,57 @@ def parse_record(source: str, headers: Headers | None, value: bytes | None) -> R
         UndecodableRecordError: it claims to be ours, but an attribute or the wire header is missing or wrong.
     """
     found = dict(headers or ())
-    origin = found.get("ce_source")
-    if origin is None or (origin != source and origin != source.encode()):
+    if (origin := found.get("ce_source")) != source.encode() and origin != source:
         raise ForeignRecordError(f"ce_source is {origin!r}, not {source!r}")
-    if missing := [name for name in _REQUIRED if not found.get(name)]:
-        raise UndecodableRecordError(f"headers {missing} are missing")
-    if value is None or len(value) < WIRE_HEADER.size or value[0] != 0:
-        raise UndecodableRecordError("the value is not in Confluent wire format")
     try:
-        return _record(
-            {k: v.decode() if type(v) is bytes else v for k, v in found.items() if k in _ATTRIBUTES}, value
-        )
+        return _record(found, value)
+    except (KeyError, AttributeError) as error:
+        if missing := [name for name in _REQUIRED if not found.get(name)]:
+            raise UndecodableRecordError(f"headers {missing} are missing") from error
+        if not any(isinstance(header, str) for header in found.values()):
+            raise UndecodableRecordError(f"a header is not what it should be: {error}") from error
+        return parse_record(source, _as_bytes(found), value)
     except (ValueError, TypeError, InvalidStreamIdError) as error:
-        raise UndecodableRecordError(f"a header is not what it should be: {error}") from error
+        raise UndecodableRecordError(f"a header or the value is not what it should be: {error}") from error
 
 
-def _record(found: dict[str, Any], value: bytes) -> Record:
-    """Check what Postgres would refuse: one record that it cannot take must not hold up those behind it."""
+def _as_bytes(found: Mapping[str, str | bytes | None]) -> dict[str, str | bytes | None]:
+    """Headers as the client gives them are bytes; texts are as good."""
+    left = {name: value for name, value in found.items() if value is not None}
+    return {name: value.encode() if isinstance(value, str) else value for name, value in left.items()}
+
+
+def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - bytes, or None
+    """Check what Postgres would refuse: one record that it cannot take must not hold up those behind it.
+
+    Made for the usual case, where all is there and of bytes; what is not raises some error, and is looked at then.
+    """
     optional = found.get
-    recorded_at = datetime.fromisoformat(found["ce_time"])
+    recorded_at = datetime.fromisoformat(found["ce_time"].decode())
     if recorded_at.tzinfo is None:
         raise ValueError("ce_time has no time zone")
     if (metadata := optional("ce_metadata")) is not None:
+        metadata = metadata.decode()
         orjson.loads(metadata)
         if "\0" in metadata or has_nul(metadata):
             raise ValueError("ce_metadata holds a NUL character")
-    if (traceparent := optional("traceparent")) is not None and "\0" in traceparent:
-        raise ValueError("traceparent holds a NUL character")
-    if "\0" in found["ce_type"]:
-        raise ValueError("ce_type holds a NUL character")
+    if (traceparent := optional("traceparent")) is not None:
+        traceparent = _text("traceparent", traceparent)
     correlation, causation = optional("ce_correlationid"), optional("ce_causationid")
+    event_type = _text("ce_type", found["ce_type"])
+    if not event_type:
+        raise KeyError("ce_type")
+    if len(value) < WIRE_HEADER.size or value[0] != 0:
+        raise ValueError("the value is not in Confluent wire format")
     return Record(
-        check_stream_id(found["ce_subject"]),
+        check_stream_id(found["ce_subject"].decode()),
         _positive(found["ce_streamversion"]),
         _positive(found["ce_position"]),
-        _uuid(found["ce_id"]),
-        found["ce_type"],
+        _uuid(found["ce_id"].decode()),
+        event_type,
         recorded_at,
-        _uuid(correlation) if correlation else None,
-        _uuid(causation) if causation else None,
+        _uuid(correlation.decode()) if correlation else None,
+        _uuid(causation.decode()) if causation else None,
         traceparent,
         metadata,
         _WIRE_SCHEMA_ID(value)[1],
@@ -281,8 +292,15 @@ def _record(found: dict[str, Any], value: bytes) -> Record:
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
+def _text(name: str, header: bytes) -> str:
+    text = header.decode()
+    if "\0" in text:
+        raise ValueError(f"{name} holds a NUL character")
+    return text
+
+
+def _positive(digits: bytes) -> int:
+    number = int(digits)
     if not 0 < number < _BEYOND:
-        raise ValueError(f"{text} is not a version or position")
+        raise ValueError(f"{number} is not a version or position")
     return number

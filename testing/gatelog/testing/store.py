@@ -6,6 +6,7 @@ from gatelog.reader import Reader
 from gatelog.schemas.codec import Codec
 from gatelog.testing.gate import MemoryGate
 from gatelog.testing.registry import MemoryRegistry
+from gatelog.testing.snapshots import MemorySnapshots
 from gatelog.testing.source import MemorySource
 
 
@@ -23,4 +24,4 @@ class MemoryStore:
         gate = MemoryGate(settings)
         self.producer = Producer(settings, Codec(registry, register=settings.register_schemas), gate)
         codec = Codec(registry, register=False)
-        self.reader = Reader(settings, codec, MemorySource(gate.log, codec))
+        self.reader = Reader(settings, codec, MemorySource(gate.log, codec), MemorySnapshots())

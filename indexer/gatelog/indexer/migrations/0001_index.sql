@@ -27,13 +27,22 @@ ALTER TABLE @store.events ALTER COLUMN data SET STORAGE EXTERNAL;  -- Avro hardl
 CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.events
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 
--- payload_number: a number of a payload, which JSON holds as a number, or as text if it is a decimal. Null if it is none.
--- Plain SQL of one expression, so that the planner looks through it.
-CREATE FUNCTION @store.payload_number(value jsonb) RETURNS numeric IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
-    SELECT CASE jsonb_typeof(value)
-        WHEN 'number' THEN value::numeric
-        WHEN 'string' THEN CASE WHEN value #>> '{}' ~ '^-?[0-9]{1,100}([.][0-9]{1,100})?$' THEN (value #>> '{}')::numeric END
+-- payload_number, payload_text: a field of a payload, to compare it. Queries and the indexes on fields say it with these,
+-- so that one fits the other; plain SQL of one expression, so that the planner looks through it.
+--
+-- A number, which JSON holds as a number, or as text if it is a decimal. Null if it is none.
+CREATE FUNCTION @store.payload_number(data jsonb, path text[]) RETURNS numeric
+IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
+    SELECT CASE jsonb_typeof(data #> path)
+        WHEN 'number' THEN (data #> path)::numeric
+        WHEN 'string' THEN
+            CASE WHEN data #>> path ~ '^-?[0-9]{1,100}([.][0-9]{1,100})?$' THEN (data #>> path)::numeric END
     END
+$$;
+-- The beginning of a text: an entry of an index must fit into its page. Compare it under COLLATE "C".
+CREATE FUNCTION @store.payload_text(data jsonb, path text[]) RETURNS text
+IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
+    SELECT left(data #>> path, 200)
 $$;
 
 -- What other parts may read of it.
@@ -54,6 +63,10 @@ CREATE TABLE @store.index_offsets (
     next_offset bigint NOT NULL,
     PRIMARY KEY (topic, partition, next_offset)
 );
+
+-- The same for other parts. An offset is committed together with the rows of everything before it.
+CREATE VIEW @store.indexed_offsets AS
+SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition;
 
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
 CREATE TABLE @store.unreadable_records (

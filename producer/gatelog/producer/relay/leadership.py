@@ -6,11 +6,11 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services
+from gatelog.core import logs, postgres, services, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
-from gatelog.producer.relay import recovery, tail
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.producer.relay.topics import Topics
@@ -18,6 +18,7 @@ from gatelog.schemas.envelope import source_of
 
 RETRY_INTERVAL_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 5.0
+_PAUSE_S: Final = 0.02
 
 _log = logs.logger("relay")
 
@@ -44,15 +45,16 @@ class Leadership:
         publisher = await asyncio.to_thread(Publisher, self._settings)
         try:
             await self._settle(left)
-            await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
+            if not postgres.is_lent(self._connection):
+                await self._connection.add_listener(channel_of(self._settings.store), lambda *_: self._wake.set())
             while not stop.is_set():
                 tick = await self._ticks.next()
                 if tick is None:
-                    await services.wait_any(self._settings.poll_interval_s, stop, self._wake)
-                    self._wake.clear()
+                    await self._rest(stop)
                 else:
                     await self._publish(publisher, tick)
                 await self._check()
+            await self._ticks.fix()
             await self._check(at_once=True)
         finally:
             if self._looking is not None:
@@ -83,6 +85,17 @@ class Leadership:
             self._ticks.done()
         await self._store_check(found.position, found.ends)
         _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
+
+    async def _rest(self, stop: asyncio.Event) -> None:
+        """Wait until something may be due, and store where the relay stands if that takes long.
+
+        Not at once: the next tick stores it too, and would have to wait for that commit.
+        """
+        await services.wait_any(_PAUSE_S, stop, self._wake)
+        if not self._wake.is_set():
+            await self._ticks.fix()
+            await services.wait_any(self._settings.poll_interval_s, stop, self._wake)
+        self._wake.clear()
 
     async def _publish(self, publisher: Publisher, tick: Tick) -> None:
         """Publish a tick, however often it takes.

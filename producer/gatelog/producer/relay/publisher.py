@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Final, NamedTuple, NoReturn
 from uuid import UUID
 
@@ -24,8 +26,9 @@ COMMIT_TIMEOUT_S: Final = 60.0
 TRANSACTION_TIMEOUT_MS: Final = 60_000
 _CALL_TIMEOUT_S: Final = 10.0
 _QUEUE_MESSAGES_MAX: Final = 100_000
-# Kafka answers a commit before it has written the markers. A transaction that begins earlier is refused for now, and
-# librdkafka tries again after 20 ms.
+# Kafka answers a commit before it has written the markers. A transaction that the same producer begins earlier is
+# refused for now, and librdkafka tries again after 20 ms. So two take turns, and each still leaves this much time.
+_PRODUCERS: Final = 2
 _MARKERS_S: Final = 0.002
 
 _FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
@@ -80,8 +83,14 @@ def _plain() -> Iterator[None]:
         raise
 
 
+@dataclass(slots=True)
+class _Client:
+    producer: Producer
+    committed_at: float = 0.0
+
+
 class Publisher:
-    """The transactional producer of one relay."""
+    """The transactional producers of one relay, which take turns; never is more than one transaction open."""
 
     def __init__(self, settings: Settings) -> None:
         """Fence every earlier producer of the store, and settle what it left open.
@@ -93,10 +102,18 @@ class Publisher:
         self._store = settings.store
         self._properties = properties = settings.kafka_properties
         self._failed: list[_Failure] = []
-        self._committed_at = 0.0
+        clients = [_Client(self._producer_of(settings, number)) for number in range(1, _PRODUCERS + 1)]
+        with kafka.translated(properties):
+            for client in clients:
+                client.producer.init_transactions(INIT_TIMEOUT_S)
+        self._turns = cycle(clients)
+        self._clients, self._own = clients, clients[0]
+
+    @staticmethod
+    def _producer_of(settings: Settings, number: int) -> Producer:
         own = kafka.client_properties(
-            properties,
-            transactional_id=f"gatelog.{settings.store}.relay",
+            settings.kafka_properties,
+            transactional_id=f"gatelog.{settings.store}.relay.{number}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             partitioner="murmur2_random",  # as Java's producers place the same keys
             delivery_report_only_error=True,
@@ -104,10 +121,8 @@ class Publisher:
             message_max_bytes=settings.record_bytes_max,
             linger_ms=5,  # for full batches; a commit waits for nothing
         )
-        with kafka.legal(properties):
-            self._producer = Producer(own)
-        with kafka.translated(properties):
-            self._producer.init_transactions(INIT_TIMEOUT_S)
+        with kafka.legal(settings.kafka_properties):
+            return Producer(own)
 
     def publish(self, tick: Tick, fixed: Future[None]) -> None:
         """Send a tick, wait until it is ``fixed``, and commit it; raises what these raise."""
@@ -125,9 +140,10 @@ class Publisher:
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
         """
         self._failed.clear()
-        time.sleep(max(0.0, self._committed_at + _MARKERS_S - time.monotonic()))
+        self._own = next(self._turns)
+        time.sleep(max(0.0, self._own.committed_at + _MARKERS_S - time.monotonic()))
         with self._settled(tick):
-            self._producer.begin_transaction()
+            self._own.producer.begin_transaction()
             for record in records_of(self._store, tick):
                 self._produce(record)
 
@@ -135,24 +151,26 @@ class Publisher:
         """Commit what was sent of a tick, all or nothing; raises what ``send`` raises."""
         with self._settled(tick):
             self._commit()
-        self._committed_at = time.monotonic()
+        self._own.committed_at = time.monotonic()
         if self._failed:  # librdkafka fails the commit then; this makes sure
             raise OutcomeUnknownError("A transaction was committed although a record failed.")
 
     def close(self) -> None:
-        """Let go of the producer; what it has not sent is discarded, its open transaction left to the next one."""
-        with suppress(KafkaException), _plain():  # a fenced producer says so once more
-            self._producer.purge()
-            self._producer.flush(1.0)
+        """Let go of the producers; what is not sent is discarded, an open transaction left to the next relay."""
+        for client in self._clients:
+            with suppress(KafkaException), _plain():  # a fenced producer says so once more
+                client.producer.purge()
+                client.producer.flush(1.0)
 
     def _produce(self, record: Record) -> None:
         topic, stream, value, headers, timestamp = record
+        producer = self._own.producer
         while True:
             try:
                 # One callback for all of them: a closure for each record would be the dearest thing about it.
-                self._producer.produce(topic, value, stream, -1, self._report, None, timestamp, headers)
+                producer.produce(topic, value, stream, -1, self._report, None, timestamp, headers)
             except BufferError:
-                self._producer.poll(0.05)
+                producer.poll(0.05)
             except KafkaException as error:
                 self._failed.append(_Failure(topic, stream, value, error.args[0]))
                 raise
@@ -167,7 +185,7 @@ class Publisher:
         deadline = time.monotonic() + COMMIT_TIMEOUT_S
         while True:
             try:
-                self._producer.commit_transaction(_CALL_TIMEOUT_S)
+                self._own.producer.commit_transaction(_CALL_TIMEOUT_S)
             except KafkaException as error:
                 # A commit that timed out goes on where it was when it is called again.
                 if not error.args[0].retriable() or time.monotonic() > deadline:
@@ -214,6 +232,6 @@ class Publisher:
     def _abort(self) -> None:
         try:
             with kafka.translated(self._properties), _plain():
-                self._producer.abort_transaction(COMMIT_TIMEOUT_S)
+                self._own.producer.abort_transaction(COMMIT_TIMEOUT_S)
         except (KafkaException, KafkaUnavailableError) as error:
             raise OutcomeUnknownError(f"The tick could not be aborted: {error}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Final, TypeAlias
 
 from gatelog.core.domain import topic_of
@@ -20,8 +21,7 @@ def records_of(store: str, tick: Tick) -> Iterator[Record]:
     source = source_of(store).encode()
     topics: dict[str, str] = {}
     second, text = 0, _text(0)
-    position = tick.first - 1
-    for (
+    for position, (
         _id,
         stream,
         category,
@@ -34,8 +34,7 @@ def records_of(store: str, tick: Tick) -> Iterator[Record]:
         traceparent,
         metadata,
         value,
-    ) in tick.rows:
-        position += 1
+    ) in zip(tick.positions or count(tick.first), tick.rows, strict=False):
         if category not in topics:
             topics[category] = topic_of(store, category)
         if micros // 1_000_000 != second:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from confluent_kafka import Message
 
+from gatelog.core import tail
 from gatelog.core.errors import LogMismatchError, UndecodableRecordError
-from gatelog.producer.relay import tail
-from gatelog.producer.relay.tail import Offsets
+from gatelog.core.tail import Offsets
 from gatelog.schemas.envelope import parse_record
 
 

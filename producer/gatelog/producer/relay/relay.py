@@ -2,8 +2,12 @@
 
 import asyncio
 import os
+import secrets
 import socket
+from contextlib import suppress
 from typing import Final
+
+import asyncpg
 
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError, RelayFencedError
@@ -44,7 +48,7 @@ class Relay:
         self._dsn = settings.dsn
         settings.kafka_properties  # noqa: B018 - refused now rather than when this one takes over
         self._sql = queries(PACKAGE, "relay.sql", settings.store)
-        self._holder = f"{socket.gethostname()}:{os.getpid()}"
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by or lead until ``stop`` is set. What passes is waited out; what does not is raised.
@@ -54,8 +58,7 @@ class Relay:
             PublishRefusedError: Kafka will never take an event.
             TopicError: a topic cannot be made, or would lose events.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
-            SettingsError: Postgres or Kafka refused the credentials, or a pooler gives every transaction another
-                session.
+            SettingsError: Postgres or Kafka refused the credentials.
         """
         while not stop.is_set():
             try:
@@ -66,15 +69,32 @@ class Relay:
 
     async def _stand_by_and_lead(self, stop: asyncio.Event) -> None:
         store = self._settings.store
-        connection = await postgres.connect(self._dsn, store, "gatelog relay")
+        connection = await sessions.connect(self._dsn, store)
         try:
             with postgres.translated(store, self._dsn):
-                pid = await sessions.backend_of(connection, store, self._dsn)
                 await migrations.check(connection, store, PACKAGE)
-                if await self._locked(connection, stop):
-                    await self._lead(connection, pid, stop)
+                if postgres.is_lent(connection):
+                    await self._lead_by_lease(connection, stop)
+                elif await self._locked(connection, stop):
+                    await self._lead(connection, stop)
         finally:
             connection.terminate()  # the lock goes with it, at once
+
+    async def _lead_by_lease(self, connection: postgres.Connection, stop: asyncio.Event) -> None:
+        """Lead without a session that could hold a lock."""
+        told = False
+        while not stop.is_set():
+            if await connection.fetchval(self._sql["try_lease"], self._holder, SILENCE_MAX_S):
+                try:
+                    await self._lead(connection, stop)
+                finally:
+                    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # it would run out anyway
+                        await connection.execute(self._sql["end_lease"], self._holder)
+                return
+            if not told:
+                _log.info("relay.standing_by")
+                told = True
+            await services.wait_any(STANDBY_INTERVAL_S, stop)
 
     async def _locked(self, connection: postgres.Connection, stop: asyncio.Event) -> bool:
         """Wait for the lock by trying: a blocked statement would hold a snapshot, and vacuum, all the time."""
@@ -91,10 +111,10 @@ class Relay:
             await services.wait_any(STANDBY_INTERVAL_S, stop)
         return False
 
-    async def _lead(self, connection: postgres.Connection, pid: int, stop: asyncio.Event) -> None:
-        """Lead, and beat for the session ``pid``; whichever ends, ends the other."""
+    async def _lead(self, connection: postgres.Connection, stop: asyncio.Event) -> None:
+        """Lead, and say so; whichever ends, ends the other."""
         leading = asyncio.create_task(Leadership(self._settings, connection).run(stop))
-        beating = asyncio.create_task(self._beat(pid))
+        beating = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({leading, beating}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -105,11 +125,12 @@ class Relay:
             if not task.cancelled():
                 task.result()
 
-    async def _beat(self, pid: int) -> None:
-        connection = await postgres.connect(self._dsn, self._settings.store, "gatelog relay, heartbeat")
+    async def _beat(self) -> None:
+        connection = await postgres.connect_lent(self._dsn, self._settings.store, "gatelog relay, heartbeat")
         try:
             while True:
-                await connection.execute(self._sql["beat"], pid)
+                if not await connection.fetchval(self._sql["beat"], self._holder):
+                    raise RelayFencedError("Another relay has taken the lead.")
                 await asyncio.sleep(BEAT_INTERVAL_S)
         finally:
             connection.terminate()

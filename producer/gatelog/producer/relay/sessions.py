@@ -1,6 +1,6 @@
 """Whether a connection has a Postgres session of its own. Behind a pooler in transaction mode it has not.
 
-There, a notification reaches nobody, and the lock of the active relay stays behind in a session that serves others.
+There, a notification reaches nobody, and a session lock stays behind in a session that serves others.
 """
 
 import asyncio
@@ -9,8 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import postgres, services
-from gatelog.core.errors import SettingsError
+from gatelog.core import logs, postgres, services
 from gatelog.core.sql import queries
 
 SELF_TEST_TIMEOUT_S: Final = 5.0
@@ -19,26 +18,40 @@ _PACKAGE: Final = "gatelog.producer"
 # What Postgres says when the parts of one request reach different sessions.
 _MIXED_UP: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
+_log = logs.logger("relay")
 
-async def backend_of(connection: postgres.Connection, store: str, dsn: str) -> int:
-    """Return the process id of the session behind ``connection``, if it is there for this connection alone.
+
+async def connect(dsn: str, store: str) -> postgres.Connection:
+    """Return a connection for a relay: a ``TransactionConnection`` where a pooler lends sessions for no longer.
 
     Raises:
-        SettingsError: a pooler gives every transaction another session.
-        PostgresUnavailableError: no second connection could be opened.
+        PostgresUnavailableError: no answer within 10 s.
+        SettingsError: Postgres refused the user or the database.
     """
+    connection = await postgres.connect(dsn, store, "gatelog relay")
+    try:
+        with postgres.translated(store, dsn):
+            if await _is_own(connection, store, dsn):
+                return connection
+    except BaseException:
+        connection.terminate()
+        raise
+    connection.terminate()
+    _log.warning(
+        "relay.pooled",
+        postgres=postgres.where(dsn),
+        hint="A pooler in transaction mode: notifications do not arrive, so the relay polls (poll_interval_s). It "
+        "leads by a lease instead of a lock. A DSN that goes to Postgres directly is faster.",
+    )
+    return await postgres.connect_lent(dsn, store, "gatelog relay")
+
+
+async def _is_own(connection: postgres.Connection, store: str, dsn: str) -> bool:
     try:
         pid: int = await connection.fetchval(queries(_PACKAGE, "session.sql", store)["backend"])
-        is_own = pid == connection.get_server_pid() or await _hears(connection, store, dsn)
+        return pid == connection.get_server_pid() or await _hears(connection, store, dsn)
     except _MIXED_UP:
-        is_own = False
-    if not is_own:
-        raise SettingsError(
-            f"Postgres at {postgres.where(dsn)} is behind a pooler in transaction mode: LISTEN does not work there, "
-            "and the lock of the active relay would be left in a session that others use. Give the relay a DSN that "
-            "goes to Postgres directly, or to a pool in session mode."
-        )
-    return pid
+        return False
 
 
 async def _hears(connection: postgres.Connection, store: str, dsn: str) -> bool:

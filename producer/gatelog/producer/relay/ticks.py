@@ -48,11 +48,12 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Events that are published together; the first has position ``first``, the others follow."""
+    """Events that are published together: at the positions from ``first`` on, or at ``positions``."""
 
     number: int
     first: int
     rows: Sequence[asyncpg.Record]
+    positions: Sequence[int] | None = None
 
 
 class Ticks:
@@ -77,7 +78,10 @@ class Ticks:
 
     async def prepare(self) -> None:
         """Set a new connection up."""
-        await self._connection.execute(self._sql["session"])
+        if postgres.is_lent(self._connection):
+            self._connection.local_settings = self._sql["session"].replace("SET ", "SET LOCAL ")
+        else:
+            await self._connection.execute(self._sql["session"])
         # Text of a time is made from microseconds, a second's once: as datetime it is what costs most of a record.
         await self._connection.set_type_codec(
             "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
@@ -130,15 +134,15 @@ class Ticks:
             else:
                 self._done, self._is_open = self._upto, False
                 if is_new:  # otherwise nothing was left of an interval that was open: on to the next
-                    if not self._is_stored:
-                        await self._store(None)
                     return None
         if self._rows is None:
             self._rows = await self._left_behind(self._pending)
         return Tick(self._pending.number, self.position + 1, self._rows)
 
     async def fix(self) -> None:
-        """Store the pending tick, so that it comes again, the same, until it is done. Before Kafka commits it.
+        """Store where the relay stands. A pending tick comes again then, the same, until it is done.
+
+        To be called before Kafka commits a tick, and when nothing is due any more.
 
         Raises:
             RelayFencedError: another relay has taken over.

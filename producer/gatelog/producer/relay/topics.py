@@ -11,11 +11,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined] # not in its __all__
 from confluent_kafka.cimpl import NewTopic
 
-from gatelog.core import kafka, logs
+from gatelog.core import kafka, logs, tail
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import TopicError
 from gatelog.core.settings import Settings
-from gatelog.producer.relay import tail
 
 _UNBOUNDED: Final = "-1"
 

@@ -1,6 +1,7 @@
-"""What Kafka holds between given offsets and its ends. Blocks: call it off the event loop."""
+"""What Kafka holds between given offsets and its ends. All but ``stream`` blocks: call it off the event loop."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
@@ -42,7 +43,7 @@ def _offsets(properties: dict[str, str], topics: Mapping[str, int], which: Offse
     return found
 
 
-def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Iterator[list[Message]]:
+def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Generator[list[Message], None, None]:
     """Yield every committed record from ``starts`` to ``ends``, some thousand at a time.
 
     Raises:
@@ -61,6 +62,7 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Iter
         properties,
         group_id="gatelog-recovery",  # never committed to
         enable_auto_commit=False,
+        fetch_wait_max_ms=50,  # an end is said to be one after so long
         enable_partition_eof=True,  # the last offset may be a marker: only this tells the end
         auto_offset_reset="error",  # a missing record is named, never jumped over
         isolation_level="read_committed",
@@ -74,6 +76,27 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Iter
         consumer.close()
 
 
+async def stream(properties: dict[str, str], starts: Offsets, ends: Offsets) -> AsyncGenerator[list[Message], None]:
+    """Yield what ``messages`` yields, without blocking; close it with ``aclosing``.
+
+    Raises:
+        LogMismatchError: the record at one of ``starts`` is gone.
+        KafkaUnavailableError: no answer in time.
+    """
+    chunks = messages(properties, starts, ends)
+    step: asyncio.Future[list[Message] | None] | None = None
+    try:
+        while True:
+            step = asyncio.ensure_future(asyncio.to_thread(next, chunks, None))
+            if (chunk := await asyncio.shield(step)) is None:
+                return
+            yield chunk
+    finally:
+        if step is not None:  # whatever happens: the consumer is in that thread's hands until it is through
+            await asyncio.wait([step])
+        await asyncio.to_thread(chunks.close)
+
+
 def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: dict[str, str]) -> list[Message]:
     """Return what is there (``consume`` alone would wait for a full batch), and take off what has come to its end.
 
@@ -85,7 +108,7 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
         if first is None:
             raise KafkaUnavailableError(
                 f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of {_named(missing)}. "
-                "What was published cannot be told before that. If brokers are well, somebody else has a "
+                "Nothing can be told before that. If brokers are well, somebody else has a "
                 "transaction open there: nothing that follows it can be read until it ends."
             )
         records = []
@@ -93,24 +116,25 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
             error = message.error()
             if error is None:
                 records.append(message)
+                _take_off(missing, message, 1)  # where somebody writes all the time, an end is never said to be one
             elif error.code() == KafkaError._PARTITION_EOF:
                 _take_off(missing, message)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 raise LogMismatchError(
-                    f"Topic {message.topic()!r} partition {message.partition()}: records that the relay has not "
-                    f"checked are gone from Kafka ({error.str()}). Nothing was changed."
+                    f"Topic {message.topic()!r} partition {message.partition()}: records that were not "
+                    f"read yet are gone from Kafka ({error.str()}). Nothing was changed."
                 )
             else:
                 raise KafkaException(error)
         return records
 
 
-def _take_off(missing: dict[tuple[str, int], int], end: Message) -> None:
-    topic, partition, offset = end.topic(), end.partition(), end.offset()
+def _take_off(missing: dict[tuple[str, int], int], seen: Message, length: int = 0) -> None:
+    topic, partition, offset = seen.topic(), seen.partition(), seen.offset()
     assert topic is not None
     assert partition is not None
     assert offset is not None
-    if offset >= missing.get((topic, partition), 0):
+    if offset + length >= missing.get((topic, partition), 0):
         missing.pop((topic, partition), None)
 
 

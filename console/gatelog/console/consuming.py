@@ -1,0 +1,122 @@
+"""``gatelog consume``: run a program's subscription, in one process or in several."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gatelog.console import options
+from gatelog.console.programs import imported
+from gatelog.console.running import JsonLogs, loop_factory
+from gatelog.core import logs, services
+from gatelog.core.settings import Settings
+from gatelog.reader import Subscription
+
+RESTART_DELAY_S: Final = 1.0
+POLL_S: Final = 0.1
+STOP_TIMEOUT_S: Final = 30.0  # of workers; then they are killed, and what was not committed comes again
+
+_log = logs.logger("consume")
+
+
+def consume(
+    target: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="A Subscription, for example billing:app.")],
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Handlers at once, in each process.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; they share the partitions.")] = 1,
+    store: options.Store = None,
+    home: options.Home = None,
+    json_logs: JsonLogs = False,
+) -> None:
+    """Run a subscription until SIGTERM or Ctrl-C; then finish the handlers that run, commit, and leave the group.
+
+    gatelog consume billing:app
+    gatelog consume shop/billing.py:app --concurrency 200 --workers 2
+    """
+    logs.configure(json=json_logs or not sys.stderr.isatty())
+    subscription = imported(target, Subscription)
+    settings = options.settings_of(store, home)
+    if workers == 1:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(services.run_until_signal(_Consumer(subscription, settings, concurrency)))
+        return
+    code = _supervise(_command(target, concurrency, store, home, json_logs), workers)
+    if code:
+        raise typer.Exit(code)
+
+
+class _Consumer:
+    """A subscription as a service."""
+
+    name = "subscription"
+
+    def __init__(self, subscription: Subscription, settings: Settings, concurrency: int | None) -> None:
+        self._subscription = subscription
+        self._settings = settings
+        self._concurrency = concurrency
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._subscription.run(stop, self._settings, concurrency=self._concurrency)
+
+
+def _command(
+    target: str, concurrency: int | None, store: str | None, home: Path | None, json_logs: bool
+) -> list[str]:
+    given = {"--concurrency": concurrency, "--store": store, "--home": home}
+    optional = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    program = [sys.executable, "-c", "from gatelog.console.app import main; main()"]
+    return [*program, "consume", target, *optional, *(["--json-logs"] if json_logs else [])]
+
+
+def _supervise(command: list[str], count: int) -> int:
+    """Run workers. One that is killed is started again; one that fails ends all, with its exit code."""
+    is_stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal is_stopping
+        is_stopping = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    running = [_start(command) for _ in range(count)]
+    code = 0
+    while not is_stopping:
+        time.sleep(POLL_S)
+        for place, worker in enumerate(running):
+            ended = worker.poll()
+            if ended is None:
+                continue
+            if ended >= 0:
+                code, is_stopping = ended, True
+            else:
+                _log.error("worker.killed", pid=worker.pid, signal=-ended, restart_in_s=RESTART_DELAY_S)
+                time.sleep(RESTART_DELAY_S)
+                running[place] = _start(command)
+    _stop(running)
+    return code
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    """Start a worker in a process group of its own, so that Ctrl-C reaches it once, from us."""
+    worker = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - ourselves
+    _log.info("worker.started", pid=worker.pid)
+    return worker
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _log.error("worker.stop_timeout", pid=worker.pid, timeout_s=STOP_TIMEOUT_S)
+            worker.kill()
+            worker.wait()

@@ -1,0 +1,212 @@
+"""``gatelog index …``: the index rebuilt, and the records that it could not read."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+import typer
+
+from gatelog.console import options
+from gatelog.console.output import print_json, print_table
+from gatelog.console.progress import StageBars, bars
+from gatelog.core import logs, migrations, postgres
+from gatelog.core.errors import InvalidInputError
+from gatelog.core.settings import Settings
+from gatelog.indexer.rebuild import Rebuilt
+from gatelog.indexer.rebuild import rebuild as rebuild_index
+from gatelog.indexer.unreadable import LIST_ROWS_MAX, Outcome, Unreadable, UnreadableRecords, Whole
+
+INCOMPLETE: Final = 8
+UNREADABLE: Final = 9
+
+Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]…", help="As `gatelog index unreadable` says.")]
+
+_HELP: Final = "Rebuild the index, see to records that it could not read, index fields of payloads."
+
+app = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def rebuild(
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Drop what a rebuild that was broken off has made, and begin anew.")
+    ] = False,
+    store: options.Store = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Fill a fresh index from Kafka beside the live one, and put it in its place; reads, appends, indexing go on.
+
+    Needs the role that owns the tables, and disk space for a second index. If it is broken off, the next run goes on.
+    The exit code is 8 if positions are missing in the result.
+
+      gatelog index rebuild
+    """
+    settings = options.settings_of(store, home)
+    logs.configure(json=json or not sys.stderr.isatty())
+    with bars() as progress:
+        done = asyncio.run(rebuild_index(settings, StageBars(progress), restart=restart))
+    if json:
+        print_json(asdict(done))
+    else:
+        _show(settings.store, done)
+    if done.frontier < done.highest:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _show(store: str, done: Rebuilt) -> None:
+    facts = {
+        "records read": f"{done.records:,}" + (", after those of an earlier run" if done.resumed else ""),
+        "frontier": f"{done.frontier:,}",
+    }
+    if done.frontier < done.highest:
+        facts["missing"] = (
+            f"positions from {done.frontier + 1:,} on, up to {done.highest:,}: `gatelog verify` says which"
+        )
+    if done.unreadable:
+        facts["unreadable records"] = f"{done.unreadable:,}: `gatelog index unreadable` lists them"
+    print_table(f"Store {store!r}: the index was rebuilt", facts)
+
+
+@app.command()
+def unreadable(
+    all_: Annotated[bool, typer.Option("--all", help="Those that are settled, too.")] = False,
+    after: Annotated[int, typer.Option("--after", help="Only those with higher numbers.")] = 0,
+    store: options.Store = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """List the records that the indexer could not read, and why. They are kept whole.
+
+    gatelog index unreadable
+    gatelog index show 3
+    """
+    settings = options.settings_of(store, home)
+    found = asyncio.run(_list(settings, after=after, settled=all_))
+    for each in found:
+        if json:
+            print_json(asdict(each))
+        else:
+            typer.echo(_line(each))
+    if not found and not json:
+        typer.echo("None.")
+    if len(found) == LIST_ROWS_MAX and not json:
+        typer.echo(f"The first {LIST_ROWS_MAX:,}: go on with --after {found[-1].id}.")
+
+
+@app.command()
+def show(
+    number: Annotated[int, typer.Argument(help="As `gatelog index unreadable` says.")],
+    store: options.Store = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Show a record that could not be read, as it came: key, headers, value in hexadecimal.
+
+    gatelog index show 3
+    """
+    settings = options.settings_of(store, home)
+    found = asyncio.run(_show_one(settings, number))
+    if json:
+        print_json(asdict(found))
+        return
+    facts = {
+        "reason": found.reason,
+        "settled": found.resolution or "no",
+        "key": _text(found.key),
+        **{f"header {name}": _text(value) for name, value in found.headers.items()},
+        "value": "none" if found.value is None else found.value.hex(),
+    }
+    print_table(f"{found.id}: {found.topic} partition {found.partition} offset {found.offset}", facts)
+
+
+@app.command()
+def retry(
+    numbers: Numbers = None,
+    store: options.Store = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
+    """Read records again that could not be read, after a fix: all of them, or those with these numbers.
+
+    What can be read now is in the index, once, and the frontier moves on. The exit code is 9 if some are left.
+
+      gatelog index retry
+      gatelog index retry 3 7
+    """
+    settings = options.settings_of(store, home)
+    outcomes = asyncio.run(_retry(settings, numbers or None, json=json))
+    left = [each for each in outcomes if not each.settled]
+    if not json:
+        typer.echo(f"{len(outcomes) - len(left):,} settled, {len(left):,} left.")
+    if left:
+        raise typer.Exit(UNREADABLE)
+
+
+@app.command()
+def dismiss(
+    numbers: Annotated[list[int], typer.Argument(help="As `gatelog index unreadable` says.")],
+    because: Annotated[str, typer.Option("--because", help="Why; it is kept with the record.")],
+    store: options.Store = None,
+    home: options.Home = None,
+) -> None:
+    """Settle records that are not to be indexed, such as what somebody else wrote into a topic. They stay kept.
+
+    gatelog index dismiss 3 7 --because "a test program wrote into the topic"
+    """
+    settings = options.settings_of(store, home)
+    if not because.strip():
+        raise InvalidInputError("--because needs a reason.")
+    asyncio.run(_dismiss(settings, numbers, because))
+    typer.echo(f"{len(numbers):,} dismissed.")
+
+
+@asynccontextmanager
+async def _records(settings: Settings) -> AsyncIterator[UnreadableRecords]:
+    async with postgres.pool(settings.dsn, settings.store, "gatelog index", 2) as pool:
+        with postgres.translated(settings.store, settings.dsn):
+            async with pool.acquire() as connection:
+                await migrations.check(connection, settings.store, "gatelog.indexer")
+            yield UnreadableRecords(settings, pool)
+
+
+async def _list(settings: Settings, *, after: int, settled: bool) -> list[Unreadable]:
+    async with _records(settings) as records:
+        return await records.list(after=after, settled=settled)
+
+
+async def _show_one(settings: Settings, number: int) -> Whole:
+    async with _records(settings) as records:
+        return await records.show(number)
+
+
+async def _retry(settings: Settings, numbers: list[int] | None, *, json: bool) -> list[Outcome]:
+    outcomes = []
+    async with _records(settings) as records:
+        async for each in records.retry(numbers):
+            outcomes.append(each)
+            if json:
+                print_json(asdict(each))
+            else:
+                state = "settled" if each.settled else "left"
+                typer.echo(f"{each.id}  {each.topic} {each.partition} {each.offset}  {state}: {each.what}")
+    return outcomes
+
+
+async def _dismiss(settings: Settings, numbers: list[int], because: str) -> None:
+    async with _records(settings) as records:
+        await records.dismiss(numbers, because)
+
+
+def _line(each: Unreadable) -> str:
+    state = f"  settled: {each.resolution}" if each.resolution else ""
+    return (
+        f"{each.id}  {each.topic} {each.partition} {each.offset}  {each.seen_at:%Y-%m-%d %H:%M}  {each.reason}{state}"
+    )
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - bytes or nothing
+    return "none" if value is None else value.decode("utf-8", "backslashreplace")

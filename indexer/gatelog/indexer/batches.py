@@ -1,0 +1,111 @@
+"""From Kafka records to what is written of them: rows of the index, records to keep aside, next offsets."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from confluent_kafka import Message
+
+from gatelog.core import logs
+from gatelog.core.errors import UndecodableRecordError
+from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+
+_log = logs.logger("indexer")
+
+TURN_RECORDS: Final = 100  # after which other tasks get on: the batch before is on its way to Postgres
+
+Place: TypeAlias = tuple[str, int]  # topic, partition
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records that are written in one transaction."""
+
+    rows: list[Row] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)  # of the rows
+    unreadable: dict[tuple[Place, int], Row] = field(default_factory=dict)  # by place and offset: kept once
+    upto: dict[Place, int] = field(default_factory=dict)  # next offset
+
+    def keep(self, message: Message, reason: str) -> None:
+        """Set a record aside, as it is, and say so."""
+        self.unreadable[place_of(message)] = unreadable_row(message, reason)
+        _log.error(
+            "record.unreadable",
+            topic=message.topic(),
+            partition=message.partition(),
+            offset=message.offset(),
+            reason=reason,
+        )
+
+    def leave_out(self, places: Collection[int]) -> None:
+        """Drop these rows."""
+        self.rows = [row for place, row in enumerate(self.rows) if place not in places]
+        self.messages = [message for place, message in enumerate(self.messages) if place not in places]
+
+    def set_aside(self, places: Collection[int], reason: str) -> None:
+        """Keep the records of these rows instead of the rows."""
+        for place in places:
+            self.keep(self.messages[place], reason)
+        self.leave_out(places)
+
+
+class BatchReader:
+    """Makes batches of one store's records."""
+
+    def __init__(self, store: str, codec: Codec, *, with_json: bool) -> None:
+        """Decode with ``codec``; ``with_json`` adds the payload as JSON."""
+        self._source = source_of(store)
+        self._codec = codec
+        self._with_json = with_json
+
+    async def read(self, messages: Sequence[Message], wanted: Mapping[Place, int]) -> Batch:
+        """Return what is to be written of the messages of ``wanted`` partitions, from these offsets on.
+
+        Other messages are passed over: they were on their way when their partition was revoked, or given anew.
+
+        A record of another source is logged and passed over. One that claims to be ours and cannot be read is kept.
+        """
+        batch, records = Batch(), []
+        for number, message in enumerate(messages):
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
+            place, offset = place_of(message)
+            if offset < wanted.get(place, offset + 1):
+                continue
+            batch.upto[place] = offset + 1
+            try:
+                records.append((message, parse_record(self._source, message.headers(), message.value())))
+            except ForeignRecordError as error:
+                topic, partition = place
+                _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
+            except UndecodableRecordError as error:
+                batch.keep(message, str(error))
+        if self._with_json:
+            await self._codec.warm({record.schema_id for _, record in records})
+        for number, (message, record) in enumerate(records):
+            batch.rows.append(row_of(record, self._json(batch, message, record)))
+            batch.messages.append(message)
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
+        return batch
+
+    def _json(self, batch: Batch, message: Message, record: Record) -> str | None:
+        if not self._with_json:
+            return None
+        try:
+            return json_of(self._codec, record.schema_id, record.raw)
+        except UndecodableRecordError as error:
+            batch.keep(message, str(error))  # its envelope and bytes are indexed all the same
+            return None
+
+
+def place_of(message: Message) -> tuple[Place, int]:
+    """Return where a record is: its partition, and its offset there."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return (topic, partition), offset

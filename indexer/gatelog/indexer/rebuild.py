@@ -1,0 +1,275 @@
+"""``gatelog index rebuild``: the index anew from Kafka, beside the live one, and then in its place.
+
+Whatever moment it dies at, the next run goes on there: rows are stored with their offsets, and the switch is one
+transaction. The live index is read and written all the time.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import asyncpg
+from confluent_kafka import Message
+
+from gatelog.core import logs, migrations, postgres, tail
+from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.core.tail import Offsets
+from gatelog.indexer import topics
+from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.fresh import PACKAGE, Fresh
+from gatelog.indexer.writing import Writer
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.registries import registry_of
+
+CONNECTIONS_MAX: Final = 3
+NEAR_RECORDS: Final = 5_000  # a round of so few is near enough for the switch
+PAUSE_S_MAX: Final = 10.0  # that indexers are held for a switch
+SNAPSHOT_WAIT_S_MAX: Final = 2.0  # of this, for readers under old snapshots
+WAIT_S: Final = 0.5
+_CHECK_S: Final = 0.05
+
+Report: TypeAlias = Callable[[str, int, int], None]  # stage, done, total
+
+_log = logs.logger("rebuild")
+
+
+class _NotNowError(GatelogError):
+    """Somebody still reads under an old snapshot: the switch is tried again."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """The index that took the live one's place."""
+
+    resumed: bool
+    records: int  # that this run has read
+    frontier: int
+    highest: int
+    unreadable: int  # records that were kept aside
+
+
+async def rebuild(settings: Settings, report: Report, *, restart: bool = False) -> Rebuilt:
+    """Fill a fresh index from Kafka, and put it in the live one's place; goes on with a rebuild that was broken off.
+
+    ``report`` is told how far each stage is. ``restart`` drops what an earlier run has made and begins anew.
+
+    Raises:
+        RebuildRefusedError: the live index holds events that Kafka lacks; a topic was made anew since the rebuild
+            began; our role does not own the tables.
+        RebuildActiveError: another rebuild is at work.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time. The next run goes on.
+    """
+    async with _opened(settings) as (fresh, pool):
+        left = await fresh.left()
+        if left.is_begun and (restart or not left.is_growing):
+            await _clear(fresh)
+            if not left.is_growing and not restart:  # only this was left to do
+                return await _result(settings, pool, resumed=True, records=0)
+        is_begun = left.is_growing and not restart
+        if not is_begun:
+            await fresh.make(indexed=False)
+        work = _Rebuild(settings, fresh, pool, report)
+        try:
+            await work.run()
+        except asyncpg.UniqueViolationError:
+            _log.warning(
+                "rebuild.restarted", why="records repeat others: with every index from the beginning, slower"
+            )
+            await fresh.clear()
+            await fresh.make(indexed=True)
+            work = _Rebuild(settings, fresh, pool, report)
+            await work.run()
+        await _clear(fresh)
+        return await _result(settings, pool, resumed=is_begun, records=work.records)
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[tuple[Fresh, postgres.Pool]]:
+    dsn, store = settings.dsn, settings.store
+    connection = await postgres.connect(dsn, store, "gatelog rebuild")
+    try:
+        async with postgres.pool(dsn, store, "gatelog rebuild", CONNECTIONS_MAX) as pool:
+            with postgres.translated(store, dsn):
+                await migrations.check(connection, store, PACKAGE)
+                fresh = Fresh(connection, store)
+                await fresh.prepare()
+                if not await fresh.is_owner():
+                    raise RebuildRefusedError(
+                        "Only the owner of the tables, the role that ran `gatelog init`, may rebuild the index."
+                    )
+                if not await fresh.lock():
+                    raise RebuildActiveError(store)
+                yield fresh, pool
+    finally:
+        connection.terminate()
+
+
+async def _clear(fresh: Fresh) -> None:
+    try:
+        await fresh.clear()
+    except asyncpg.DependentObjectsStillExistError as error:
+        raise RebuildRefusedError(
+            "The index was rebuilt and is in place, but the table that it replaces cannot be dropped: "
+            f"{error.detail or error}. Drop what depends on it, and run `gatelog index rebuild` again to finish."
+        ) from error
+
+
+async def _result(settings: Settings, pool: postgres.Pool, *, resumed: bool, records: int) -> Rebuilt:
+    row = await pool.fetchrow(queries(PACKAGE, "index.sql", settings.store)["status"])
+    assert row is not None
+    return Rebuilt(resumed, records, row["frontier"], row["highest"], row["unreadable"])
+
+
+class _Rebuild:
+    """One run."""
+
+    def __init__(self, settings: Settings, fresh: Fresh, pool: postgres.Pool, report: Report) -> None:
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._fresh = fresh
+        self._pool = pool
+        self._report = report
+        self._sql = queries(PACKAGE, "index.sql", fresh.schema)
+        codec = Codec(registry_of(settings, pool), register=False)
+        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
+        self._next: dict[Place, int] = {}
+        self.records = 0
+
+    async def run(self) -> None:
+        """From wherever the last run was, to the switch."""
+        lacking = await self._fresh.lacking_indexes()
+        await self._copy(
+            Writer(self._pool, self._fresh.schema, repeated="repeated_positions" if lacking else "doubles")
+        )
+        for done, (name, definition) in enumerate(lacking):
+            self._report(f"index {name.removeprefix('events_')}", done, len(lacking))
+            await self._fresh.build(definition)
+        if lacking:
+            self._report("build indexes", len(lacking), len(lacking))
+        await self._fresh.tidy()
+        writer = Writer(self._pool, self._fresh.schema)
+        known = await self._fresh.live_frontier()
+        await self._catch_up(writer)
+        self._refuse_less(await self._compared(0, known))
+        self._report("switch", 0, 1)
+        while not await self._switched(writer, known):
+            await asyncio.sleep(WAIT_S)
+            await self._catch_up(writer)
+        self._report("switch", 1, 1)
+
+    async def _catch_up(self, writer: Writer) -> None:
+        while await self._copy(writer) > NEAR_RECORDS:
+            pass
+
+    async def _copy(self, writer: Writer) -> int:
+        """Read up to the ends of the topics, and return the number of records."""
+        found = await asyncio.to_thread(topics.of_store, self._properties, self._settings.store)
+        ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
+        try:
+            await topics.claim(self._pool, self._fresh.schema, ids)
+        except LogMismatchError as error:
+            raise RebuildRefusedError(
+                "A topic was deleted and made again since this rebuild began. The live index was not changed. Begin "
+                "anew: gatelog index rebuild --restart"
+            ) from error
+        begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
+        ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
+        await self._load_offsets(begins)
+        starts = {
+            name: [max(begin, self._next[name, p]) for p, begin in enumerate(offsets)]
+            for name, offsets in begins.items()
+        }
+        return await self._read(writer, begins, starts, ends)
+
+    async def _read(self, writer: Writer, begins: Offsets, starts: Offsets, ends: Offsets) -> int:
+        before = self.records
+        total = sum(map(sum, ends.values())) - sum(map(sum, begins.values()))
+        async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
+            async for chunk in chunks:
+                await self._write(writer, chunk)
+                self._report("copy records", min(total, self._done(begins)), total)
+        return self.records - before
+
+    def _done(self, begins: Offsets) -> int:
+        return sum(max(0, self._next[name, p] - b) for name, offsets in begins.items() for p, b in enumerate(offsets))
+
+    async def _write(self, writer: Writer, messages: Sequence[Message]) -> None:
+        rows_max = self._settings.index_rows_max
+        for first in range(0, len(messages), rows_max):
+            batch = await self._reader.read(messages[first : first + rows_max], self._next)
+            await writer.write(batch, self._next)
+            self._next.update(batch.upto)
+        self.records += len(messages)
+
+    async def _load_offsets(self, begins: Offsets) -> None:
+        places = [(name, p) for name, offsets in begins.items() for p in range(len(offsets))]
+        names, numbers = [name for name, _ in places], [p for _, p in places]
+        await self._pool.execute(self._sql["claim_new"], names, numbers)
+        rows = await self._pool.fetch(self._sql["offsets"], names, numbers)
+        self._next = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        await self._pool.execute(self._sql["frontier"])  # the last run may have died just before it did
+
+    async def _compared(self, after: int, upto: int | None = None) -> str | None:
+        """Say what the live index holds above ``after``, up to ``upto``, and the fresh one does not."""
+        lacking = await self._fresh.lacking(after, upto)
+        return f"{lacking.total:,} events at positions {lacking}" if lacking.total else None
+
+    def _refuse_less(self, lacking: str | None) -> None:
+        if lacking is not None:
+            raise RebuildRefusedError(
+                f"The live index holds {lacking}, which Kafka does not hold, or not readably. A rebuild would lose "
+                "them, so the live index stays. `gatelog republish` puts them back into Kafka; then run `gatelog "
+                "index rebuild --restart`."
+            )
+
+    async def _switched(self, writer: Writer, known: int) -> bool:
+        """Try to switch. The live index was compared up to its frontier ``known``."""
+        connection = self._fresh.connection
+        try:
+            async with asyncio.timeout(None) as pause, connection.transaction():
+                await self._fresh.hold()
+                pause.reschedule(asyncio.get_running_loop().time() + PAUSE_S_MAX)
+                await self._reach_live(writer)
+                self._refuse_less(await self._compared(known))
+                await self._wait_for_old_snapshots()
+                pause.reschedule(None)  # what follows is bounded by its locks, and a commit is not to be broken off
+                await self._fresh.take_place()
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            _log.info("rebuild.waits", why="a transaction that has read the index is open: tried again")
+        except TimeoutError:
+            _log.info("rebuild.waits", why=f"the switch took over {PAUSE_S_MAX:g} s: tried again")
+        except _NotNowError as error:
+            _log.info("rebuild.waits", why=str(error))
+        else:
+            return True
+        return False
+
+    async def _reach_live(self, writer: Writer) -> None:
+        """Read on until no partition is behind the live index."""
+        live = await self._fresh.live_offsets()
+        behind = {place: offset for place, offset in live.items() if self._next.get(place, 0) < offset}
+        if behind:
+            names = {name for name, _ in behind}
+            widths = {name: 1 + max(p for n, p in behind if n == name) for name in names}
+            starts = {name: [self._next.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
+            ends = {name: [behind.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
+            await self._read(writer, starts, starts, ends)
+
+    async def _wait_for_old_snapshots(self) -> None:
+        """Wait until every snapshot sees all of the fresh index: an older one would find a hole in it."""
+        since = await self._pool.fetchval("SELECT clock_timestamp()")
+        deadline = asyncio.get_running_loop().time() + SNAPSHOT_WAIT_S_MAX
+        while (reader := await self._fresh.oldest_reader(self._pool, since)) is not None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise _NotNowError(
+                    f"session {reader['pid']} ({reader['application_name'] or 'unnamed'}) reads under an older "
+                    f"snapshot; its transaction began at {reader['xact_start']:%H:%M:%S}. Tried again"
+                )
+            await asyncio.sleep(_CHECK_S)

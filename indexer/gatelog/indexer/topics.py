@@ -1,0 +1,122 @@
+"""Which topics an index was read from: one that was deleted and made again is recognised, not read as new."""
+
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
+
+from gatelog.core import kafka, postgres, tail
+from gatelog.core.domain import topic_of
+from gatelog.core.errors import LogMismatchError
+from gatelog.core.sql import queries
+
+_PACKAGE: Final = "gatelog.indexer"
+
+
+def of_store(properties: dict[str, str], store: str) -> dict[str, int]:
+    """Return the store's topics with their number of partitions. Blocks.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    prefix = topic_of(store, "")
+    found = kafka.partitions_of(kafka.admin(properties), properties)
+    return {name: partitions for name, partitions in found.items() if name.startswith(prefix)}
+
+
+def of_names(properties: dict[str, str], names: Collection[str]) -> dict[str, int]:
+    """Return those of ``names`` that exist, with their number of partitions. Blocks.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    found = kafka.partitions_of(kafka.admin(properties), properties)
+    return {name: found[name] for name in names if name in found}
+
+
+def ids_of(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:
+    """Return the ids that Kafka gave topics when they were made, without topics that are gone. Blocks.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    names = sorted(set(topics))
+    if not names:
+        return {}
+    client = kafka.admin(properties)
+    with kafka.translated(properties):
+        asked = client.describe_topics(TopicCollection(names), request_timeout=kafka.REQUEST_TIMEOUT_S)
+        return {
+            name: str(topic.topic_id) for name, future in asked.items() if (topic := _if_there(future)) is not None
+        }
+
+
+def _if_there(future: Future[TopicDescription]) -> TopicDescription | None:
+    try:
+        return future.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
+
+
+def refuse_gaps(properties: dict[str, str], wanted: Mapping[tuple[str, int], int]) -> None:
+    """Name records that were removed from Kafka before they were indexed. Blocks.
+
+    ``wanted`` is the next offset of each partition.
+
+    Raises:
+        LogMismatchError: with the exact range of offsets.
+        KafkaUnavailableError: no answer in time.
+    """
+    there = of_names(properties, {name for name, _ in wanted})
+    begins = tail.begins_of(properties, there)
+    gaps = [
+        f"topic {name!r} partition {p}: offsets {offset:,} to {begin - 1:,}"
+        for (name, p), offset in sorted(wanted.items())
+        for begin in begins.get(name, [])[p : p + 1]
+        if offset < begin
+    ]
+    if gaps:
+        raise LogMismatchError(
+            f"Kafka has removed records that were not indexed yet, by retention or by hand: {'; '.join(gaps)}. Their "
+            "events are in the outbox still. Nothing was skipped. Stop the removal first: retention.ms=-1."
+        )
+
+
+async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
+    """Store the ids of topics that are new to the index, and refuse those that had another id before.
+
+    Raises:
+        LogMismatchError: a topic was deleted and made again.
+    """
+    sql = queries(_PACKAGE, "index.sql", schema)
+    names = sorted(ids)
+    values = [ids[name] for name in names]
+    await pool.execute(sql["claim_topics"], names, values)
+    others = [row["topic"] for row in await pool.fetch(sql["other_topics"], names, values)]
+    if others:
+        raise LogMismatchError(
+            f"Topics were deleted and made again since they were indexed: {', '.join(others)}. What they hold is not "
+            "read as new. `gatelog republish` fills them from the index; nothing was skipped."
+        )
+
+
+async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets: tail.Offsets) -> list[str]:
+    """Take topics that were made anew for the old ones, and go on in them at ``offsets``; return which they were.
+
+    Only right when the index holds every record before these offsets.
+    """
+    sql = queries(_PACKAGE, "index.sql", schema)
+    names = sorted(ids)
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(sql["lock_claims"])
+        rows = await connection.fetch(sql["accept_topics"], names, [ids[name] for name in names])
+        anew = sorted(row["topic"] for row in rows)
+        await connection.execute(sql["forget_offsets"], anew)
+        places = [(name, p, offset) for name in anew for p, offset in enumerate(offsets[name])]
+        columns = ([place[column] for place in places] for column in range(3))
+        await connection.execute(sql["set_offsets"], *columns)
+    return anew

@@ -1,0 +1,115 @@
+"""Writes batches: rows and offsets in one transaction, by compare-and-set, so that each record is written once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import asyncpg
+
+from gatelog.core import logs, postgres
+from gatelog.core.errors import GatelogError
+from gatelog.core.sql import queries
+from gatelog.indexer.batches import Batch, Place
+from gatelog.indexer.rows import (
+    COLUMNS,
+    DATA,
+    EVENT_ID,
+    POSITION,
+    SCHEMA_ID,
+    STREAM,
+    TYPE,
+    UNREADABLE_COLUMNS,
+    VERSION,
+    Row,
+)
+
+PACKAGE: Final = "gatelog.indexer"
+
+_IDENTITY: Final = (POSITION, STREAM, VERSION, EVENT_ID, TYPE, SCHEMA_ID, DATA)
+
+_log = logs.logger("indexer")
+
+
+class PartitionLostError(GatelogError):
+    """Another indexer has written past us: this one's assignment is stale."""
+
+    retryable = True
+
+
+class Writer:
+    """Writes to the index tables of one Postgres schema."""
+
+    def __init__(self, pool: postgres.Pool, schema: str, *, repeated: str = "doubles") -> None:
+        """Write through ``pool``; ``repeated`` names the statement that finds rows which repeat the index."""
+        self._pool = pool
+        self._schema = schema
+        self._sql = queries(PACKAGE, "index.sql", schema)
+        self._repeated = repeated
+
+    async def write(self, batch: Batch, since: Mapping[Place, int]) -> None:
+        """Write a batch, if all its partitions are still at their offsets of ``since``; then move the frontier.
+
+        Raises:
+            PartitionLostError: one of them is not. Nothing was written.
+        """
+        if not batch.upto:
+            return
+        try:
+            await self._store(batch, since)
+        except asyncpg.UniqueViolationError:
+            await self._set_doubles_aside(batch)
+            await self._store(batch, since)
+
+    async def _store(self, batch: Batch, since: Mapping[Place, int]) -> None:
+        """Rows and offsets in one transaction, or neither."""
+        places = sorted(batch.upto)  # one lock order for all indexers
+        async with self._pool.acquire() as connection:
+            async with connection.transaction():
+                moved = await connection.fetch(
+                    self._sql["advance"],
+                    [topic for topic, _ in places],
+                    [partition for _, partition in places],
+                    [since[place] for place in places],
+                    [batch.upto[place] for place in places],
+                )
+                if len(moved) < len(places):
+                    raise PartitionLostError(
+                        f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
+                        "this one's assignment is stale. It wrote nothing and joins the group again."
+                    )
+                await self._copy(connection, "events", COLUMNS, batch.rows)
+                await self._copy(
+                    connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values())
+                )
+            await connection.execute(self._sql["frontier"])
+
+    async def _set_doubles_aside(self, batch: Batch) -> None:
+        """Pass over copies of what the index holds, and keep records that contradict it: the relay writes neither."""
+        found = await self._pool.fetch(self._sql["copies"], *([row[c] for row in batch.rows] for c in _IDENTITY))
+        copies = {row["place"] for row in found} | set(_repeated(batch.rows))
+        if copies:
+            _log.warning("record.copies", records=len(copies))
+            batch.leave_out(copies)
+        rows = await self._pool.fetch(
+            self._sql[self._repeated],
+            [row[POSITION] for row in batch.rows],
+            [row[STREAM] for row in batch.rows],
+            [row[VERSION] for row in batch.rows],
+            [row[EVENT_ID] for row in batch.rows],
+        )
+        batch.set_aside({row["place"] for row in rows}, "its position, its version in the stream, or its id is taken")
+
+    async def _copy(
+        self, connection: postgres.Connection, table: str, columns: Sequence[str], rows: Sequence[Row]
+    ) -> None:
+        if rows:
+            await connection.copy_records_to_table(table, schema_name=self._schema, columns=columns, records=rows)
+
+
+def _repeated(rows: Sequence[Row]) -> Iterator[int]:
+    """Yield the places of rows that repeat an earlier one to the letter."""
+    seen = set()
+    for place, row in enumerate(rows):
+        identity = tuple(row[column] for column in _IDENTITY)
+        if identity in seen:
+            yield place
+        seen.add(identity)

@@ -1,0 +1,337 @@
+"""``gatelog republish``: topics that were lost are filled again from the index, with the very records of the relay.
+
+Records are appended in the order of positions. That is right where Kafka lacks the end of a partition, or all of it.
+A partition that lacks records before others that it holds has to be emptied first.
+"""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import asyncpg
+from confluent_kafka import Message
+
+from gatelog.core import tail
+from gatelog.core.domain import category_of, topic_of
+from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
+from gatelog.core.positions import Positions
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.core.tail import Offsets
+from gatelog.producer.partitions import partition_of
+from gatelog.producer.reconcile import relays_kept_out
+from gatelog.producer.relay.publisher import Publisher, TickAbortedError
+from gatelog.producer.relay.ticks import Tick
+from gatelog.producer.relay.topics import Topics
+from gatelog.schemas.envelope import Record, parse_record, source_of
+
+PAGE_ROWS: Final = 2_000
+AGAIN_EVENTS_MAX: Final = 1_000_000  # positions that only the outbox can fill
+RETRY_INTERVAL_S: Final = 1.0
+_EXAMPLES: Final = 5
+
+Report = Callable[[str, int, int], None]  # stage, done, total
+Place = tuple[str, int]  # topic, partition
+
+
+@dataclass(slots=True)
+class TopicPlan:
+    """What one topic lacks."""
+
+    category: str
+    topic: str
+    partitions: int
+    exists: bool
+    held: int = 0  # records of ours
+    events: int = 0  # that are to be written
+    first: int = 0  # their positions
+    last: int = 0
+    misplaced: int = 0  # of these, before others that their partition holds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What Kafka lacks, and where it is to come from."""
+
+    position: int  # that Postgres says was published
+    kafka_position: int  # the highest one that Kafka holds
+    topics: Sequence[TopicPlan]  # those that lack something
+    from_outbox: int  # events that were published and never indexed
+    nowhere: int  # positions that nobody holds
+    nowhere_ranges: Sequence[tuple[int, int]]
+    others: Sequence[str]  # records that stand at the position of another event
+    disordered: int
+    offsets: Offsets  # where an indexer has to go on: at the first record that the index does not hold
+
+    @property
+    def events(self) -> int:
+        """How many events are to be written."""
+        return sum(topic.events for topic in self.topics)
+
+    @property
+    def obstacles(self) -> list[str]:
+        """What keeps it from being done."""
+        found = []
+        if self.nowhere:
+            shown = ", ".join(f"{a:,}" + (f" to {b:,}" if b > a else "") for a, b in self.nowhere_ranges)
+            found.append(
+                f"{self.nowhere:,} positions are in neither Kafka nor index, and the outbox does not tell which "
+                f"events they had: {shown}."
+            )
+        if self.others:
+            found.append(f"Kafka holds other events than the index: {'; '.join(self.others)}. See `gatelog verify`.")
+        if self.disordered:
+            found.append(f"The order of {self.disordered:,} events that were never indexed cannot be told any more.")
+        found += [
+            f"Topic {topic.topic!r} lacks {topic.misplaced:,} events before others that it holds: appending them "
+            "would break the order. Let the indexer come to the end of the topic, delete it (kafka-topics --delete "
+            f"--topic {topic.topic}), and run `gatelog republish` again."
+            for topic in self.topics
+            if topic.misplaced
+        ]
+        return found
+
+
+@asynccontextmanager
+async def republication(settings: Settings, report: Report) -> AsyncIterator["Republication"]:
+    """Keep every relay of the store out, fence those before, and yield what can fill its topics.
+
+    Raises:
+        RelayActiveError: a relay is active.
+        StoreNotInitialisedError: ``gatelog init`` has not been run.
+        PostgresUnavailableError, KafkaUnavailableError: no answer in time.
+    """
+    async with relays_kept_out(settings) as (connection, publisher):
+        # As the relay reads times: see Ticks.prepare.
+        await connection.set_type_codec(
+            "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
+        )
+        yield Republication(settings, connection, publisher, report)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was read of Kafka."""
+
+    positions: Positions
+    ends: Offsets
+    highest: dict[Place, int] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    unindexed: dict[Place, int] = field(default_factory=dict)  # offset of the first record that the index lacks
+    others: list[str] = field(default_factory=list)
+
+
+class Republication:
+    """What Kafka lacks, and its filling, while no relay can be active."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connection: "asyncpg.Connection[asyncpg.Record]",
+        publisher: Publisher,
+        report: Report,
+    ) -> None:
+        """Work through ``connection``, which holds the relay's lock, and ``publisher``."""
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._connection = connection
+        self._publisher = publisher
+        self._report = report
+        self._sql = queries("gatelog.producer", "republish.sql", settings.store)
+        self._source = source_of(settings.store)
+
+    async def look(self) -> Plan:
+        """Return what Kafka lacks now. Changes nothing.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        return (await self._look())[0]
+
+    async def apply(self) -> Plan:
+        """Write what Kafka lacks, and return what was found before; its ``offsets`` are those after.
+
+        What an earlier run has written is not written again. A relay can start afterwards.
+
+        Raises:
+            ReconcileRefusedError: something cannot be repaired. Nothing was written.
+            KafkaUnavailableError: no answer in time. The next run goes on.
+        """
+        plan, seen = await self._look()
+        if plan.obstacles:
+            raise ReconcileRefusedError(" ".join([*plan.obstacles, "Nothing was written."]))
+        await self._fill(plan, seen)
+        after = plan if not plan.events else (await self._look())[0]
+        if after.events or after.obstacles:
+            raise ReconcileRefusedError(
+                f"{after.events:,} events are still missing in Kafka after they were written. Does somebody delete "
+                "records, or a topic, at this moment? Run `gatelog republish` again."
+            )
+        ends = await asyncio.to_thread(Topics(self._settings).of_store)
+        offsets = await asyncio.to_thread(tail.ends_of, self._properties, ends)
+        await self._connection.execute(self._sql["checked"], after.kafka_position, json.dumps(offsets))
+        return replace(plan, offsets=after.offsets, kafka_position=after.kafka_position)
+
+    async def _look(self) -> tuple[Plan, _Seen]:
+        await self._connection.execute(self._sql["make_tables"])
+        state = await self._connection.fetchrow(self._sql["state"])
+        assert state is not None
+        topics = await asyncio.to_thread(Topics(self._settings).of_store)
+        seen = await self._read_kafka(topics, state["highest"])
+        known = Positions(1, state["position"])
+        plans = await self._plans(topics)
+        async for position, stream in self._indexed():
+            known.add(position)
+            if position not in seen.positions:
+                self._lacks(plans, seen, position, stream)
+        missing = list(self._unknown(known, seen))
+        again = await self._again(missing, restored=state["restarted"])
+        for row in await self._connection.fetch(self._sql["again"]) if again else []:
+            self._lacks(plans, seen, row["position"], row["stream"])
+        total = sum(last - first + 1 for first, last in missing)
+        kafka_position = max(seen.highest.values(), default=0)
+        return Plan(
+            position=state["position"],
+            kafka_position=kafka_position,
+            topics=[plan for plan in plans.values() if plan.events],
+            from_outbox=again,
+            nowhere=total - again,
+            nowhere_ranges=missing[:_EXAMPLES] if total > again else [],
+            others=seen.others,
+            disordered=await self._connection.fetchval(self._sql["disordered"]) if again else 0,
+            offsets={
+                name: [seen.unindexed.get((name, p), end) for p, end in enumerate(ends)]
+                for name, ends in seen.ends.items()
+            },
+        ), seen
+
+    async def _read_kafka(self, topics: dict[str, int], highest: int) -> _Seen:
+        begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
+        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        seen = _Seen(Positions(1, highest), ends)
+        total, read = sum(map(sum, ends.values())) - sum(map(sum, begins.values())), 0
+        async with aclosing(tail.stream(self._properties, begins, ends)) as chunks:
+            async for chunk in chunks:
+                await self._see(seen, chunk)
+                read += len(chunk)
+                self._report("read Kafka", min(read, total), total)
+        return seen
+
+    async def _see(self, seen: _Seen, messages: Sequence[Message]) -> None:
+        ours = [(message, record) for message in messages for record in self._parsed(message)]
+        rows = await self._connection.fetch(
+            self._sql["compare"], [record.position for _, record in ours], [record.id for _, record in ours]
+        )
+        unlike = {row["place"]: row["is_other"] for row in rows}
+        await self._connection.execute(self._sql["keep_found"], [ours[place][1].id for place in unlike])
+        for nth, (message, record) in enumerate(ours):
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            assert topic is not None
+            assert partition is not None
+            assert offset is not None
+            place = (topic, partition)
+            if unlike.get(nth) and len(seen.others) < _EXAMPLES:
+                seen.others.append(f"{topic} partition {partition} offset {offset} at position {record.position:,}")
+            if nth in unlike:
+                seen.unindexed[place] = min(offset, seen.unindexed.get(place, offset))
+            seen.positions.add(record.position)
+            seen.highest[place] = max(record.position, seen.highest.get(place, 0))
+            seen.held[topic] += 1
+
+    def _parsed(self, message: Message) -> Iterable[Record]:
+        """What others wrote is not for us to judge: indexers report it."""
+        try:
+            return [parse_record(self._source, message.headers(), message.value())]
+        except UndecodableRecordError:
+            return []
+
+    async def _plans(self, topics: dict[str, int]) -> "_Plans":
+        rows = await self._connection.fetch(self._sql["widths"])
+        return _Plans(self._settings, topics, {row["topic"]: row["partitions"] for row in rows})
+
+    def _lacks(self, plans: "_Plans", seen: _Seen, position: int, stream: str) -> None:
+        plan = plans[category_of(stream)]
+        plan.held = seen.held.get(plan.topic, 0)
+        plan.events += 1
+        plan.first = min(position, plan.first or position)
+        plan.last = max(position, plan.last)
+        place = (plan.topic, partition_of(stream.encode(), plan.partitions))
+        plan.misplaced += position < seen.highest.get(place, 0)
+
+    async def _indexed(self) -> AsyncIterator[tuple[int, str]]:
+        after = 0
+        while rows := await self._connection.fetch(self._sql["indexed"], after, PAGE_ROWS * 10):
+            for row in rows:
+                yield row["position"], row["stream"]
+            after = rows[-1]["position"]
+            self._report("read the index", after, after)
+
+    @staticmethod
+    def _unknown(indexed: Positions, seen: _Seen) -> list[tuple[int, int]]:
+        """Return the ranges of positions that neither the index nor Kafka holds."""
+        found: list[tuple[int, int]] = []
+        for first, last in indexed.gaps():
+            for position in range(first, last + 1):
+                if position in seen.positions:
+                    continue
+                if found and found[-1][1] == position - 1:
+                    found[-1] = (found[-1][0], position)
+                else:
+                    found.append((position, position))
+        return found
+
+    async def _again(self, missing: Sequence[tuple[int, int]], *, restored: bool) -> int:
+        """Give the missing positions to the events of the outbox that had them, if it is as many."""
+        positions = [position for first, last in missing for position in range(first, last + 1)]
+        if not positions or restored or len(positions) > AGAIN_EVENTS_MAX:
+            return 0
+        rows = await self._connection.fetch(self._sql["published_only"], len(positions) + 1)
+        if len(rows) != len(positions):
+            return 0
+        records = [(position, row["id"]) for position, row in zip(positions, rows, strict=True)]
+        await self._connection.copy_records_to_table("again", columns=("position", "id"), records=records)
+        return len(records)
+
+    async def _fill(self, plan: Plan, seen: _Seen) -> None:
+        for topic in plan.topics:
+            wanted = self._settings.model_copy(update={"topic_partitions": topic.partitions})
+            await asyncio.to_thread(Topics(wanted).ensure, {topic.category})
+        categories = [topic.category for topic in plan.topics]
+        after = number = written = 0
+        while rows := await self._connection.fetch(self._sql["rows"], after, categories, PAGE_ROWS):
+            after = rows[-1]["position"]
+            if due := [row for row in rows if row["position"] not in seen.positions]:
+                number += 1
+                await self._publish(Tick(number, 0, due, [row["position"] for row in due]))
+                written += len(due)
+                self._report("write records", written, plan.events)
+
+    async def _publish(self, tick: Tick) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._publisher.send, tick)
+                await asyncio.to_thread(self._publisher.commit, tick)
+            except TickAbortedError:
+                await asyncio.sleep(RETRY_INTERVAL_S)
+            else:
+                return
+
+
+class _Plans(dict[str, TopicPlan]):
+    """Plans by category, made when they are asked for: with the partitions that a topic has, had, or is to have."""
+
+    def __init__(self, settings: Settings, topics: dict[str, int], widths: dict[str, int]) -> None:
+        self._partitions = {**widths, **topics}
+        self._existing = topics
+        self._settings = settings
+        super().__init__()
+
+    def __missing__(self, category: str) -> TopicPlan:
+        topic = topic_of(self._settings.store, category)
+        partitions = self._partitions.get(topic, self._settings.topic_partitions)
+        plan = self[category] = TopicPlan(category, topic, partitions, topic in self._existing)
+        return plan

@@ -1,0 +1,148 @@
+"""When a handler does not succeed: what it may ask for, and what is done about an exception. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from gatelog.core.errors import InvalidInputError
+
+DELAY_MAX_S: Final = 3600.0
+
+
+class Outcome(Exception):  # noqa: N818 - a wish of the handler, returned or raised, not an error
+    """What a handler may ask for, by returning or raising it."""
+
+
+class Retry(Outcome):
+    """Handle the event again, after ``after_s`` seconds, or as the subscription backs off by itself.
+
+    It counts as an attempt: after ``Failures.attempts_max`` of them the event is treated as failed.
+    """
+
+    def __init__(self, reason: str = "the handler asked for a retry", *, after_s: float | None = None) -> None:
+        self.reason, self.after_s = reason, after_s
+        super().__init__(reason)
+
+
+class Park(Outcome):
+    """Park the event at once."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Skip(Outcome):
+    """Take the event for handled; logged with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Stop(Outcome):
+    """End the subscription. ``handled`` says whether this event counts as handled or comes again."""
+
+    def __init__(self, reason: str = "the handler asked for it", *, handled: bool = True) -> None:
+        self.reason, self.handled = reason, handled
+        super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What is done about an event whose handler raises.
+
+    It is handled again after ``first_delay_s``, twice that, and so on, up to ``delay_max_s``, each time with a
+    random part taken off; other streams go on meanwhile. After ``attempts_max`` attempts, ``then``: ``"park"`` it,
+    ``"stop"`` the subscription with the exception, or ``"skip"`` it with a log line. With ``hold_stream``, later
+    events of a parked event's stream are parked too, in order, until it is replayed or dropped; without, they are
+    handled.
+
+    Raises:
+        InvalidInputError: a number is out of its range.
+    """
+
+    attempts_max: int = 8
+    first_delay_s: float = 0.2
+    delay_max_s: float = 30.0
+    then: Literal["park", "stop", "skip"] = "park"
+    hold_stream: bool = True
+
+    def __post_init__(self) -> None:
+        if self.attempts_max < 1:
+            raise InvalidInputError(f"Failures: attempts_max is {self.attempts_max}; at least 1.")
+        if not 0 <= self.first_delay_s <= self.delay_max_s <= DELAY_MAX_S:
+            raise InvalidInputError(
+                f"Failures: first_delay_s {self.first_delay_s:g}, delay_max_s {self.delay_max_s:g}: they must rise, "
+                f"from 0 to {DELAY_MAX_S:g}."
+            )
+
+    def delay_s(self, attempts: int, chance: Callable[[], float]) -> float:
+        """Return how long to wait after ``attempts`` attempts; ``chance`` gives a number from 0 to 1."""
+        whole: float = min(self.delay_max_s, self.first_delay_s * 2.0 ** min(attempts - 1, 32))
+        return whole * (0.5 + 0.5 * chance())
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The event is handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """It is tried again after a while."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """It goes to the parked topic."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """It is passed over."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The subscription ends; with an error, or because the handler asked for it."""
+
+    handled: bool
+    error: BaseException | None
+
+
+Verdict: TypeAlias = Done | Later | Parked | Skipped | Stopped
+
+
+def judge(result: object, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
+    """Return what happens after the ``attempts``-th attempt: ``result`` is what the handler returned or raised.
+
+    A returned value that is no ``Outcome`` is success.
+    """
+    match result:
+        case Skip():
+            return Skipped(result.reason)
+        case Park():
+            return Parked(result.reason)
+        case Stop():
+            return Stopped(result.handled, None)
+        case Retry() | Exception():
+            return _after_failure(result, attempts, failures, chance)
+        case _:
+            return Done()
+
+
+def _after_failure(error: Exception, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
+    if attempts < failures.attempts_max:
+        wanted = error.after_s if isinstance(error, Retry) else None
+        return Later(failures.delay_s(attempts, chance) if wanted is None else min(wanted, DELAY_MAX_S))
+    reason = error.reason if isinstance(error, Retry) else f"{type(error).__name__}: {error}"
+    if failures.then == "park":
+        return Parked(reason)
+    return Skipped(reason) if failures.then == "skip" else Stopped(False, error)

@@ -1,0 +1,183 @@
+"""One membership in a consumer group: a thread that polls, and hands batches of parsed events to the event loop.
+
+The thread never stops polling, so that slow handlers do not get the member thrown out: when what is in hand reaches
+its bounds, the partitions are paused and polling goes on. Rebalances are cooperative; the owner is asked, in the
+event loop, when partitions come and go.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from gatelog.core import kafka, logs
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.parsing import Parser
+from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place
+from gatelog.reader.subscriptions.polling import Poller, ProtocolNotSupportedError
+from gatelog.reader.subscriptions.probing import committed
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import source_of
+
+_log = logs.logger("subscription")
+
+
+class Membership:
+    """One member of a consumer group. Make it with ``joined``; use it in that event loop only."""
+
+    def __init__(self, settings: Settings, joining: Joining, codec: Codec, owner: Owner) -> None:
+        """Use ``joined`` instead."""
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._joining = joining
+        self._codec = codec
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._admin = kafka.admin(self._properties)
+        self._arrived: asyncio.Queue[list[Batch] | None] = asyncio.Queue()  # bounded by what the poller may deliver
+        self._parser = Parser(source_of(settings.store), codec, joining.types)
+        self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
+
+    @classmethod
+    @asynccontextmanager
+    async def joined(
+        cls, settings: Settings, joining: Joining, codec: Codec, owner: Owner
+    ) -> AsyncIterator["Membership"]:
+        """Join the group; at the end ask the owner to finish, commit, and leave at once.
+
+        Raises:
+            SettingsError: Kafka is not configured, or refused the credentials.
+        """
+        member = cls(settings, joining, codec, owner)
+        owner.bind(member)
+        member._poller.start()
+        try:
+            yield member
+        finally:
+            await member._poller.close()
+
+    def _new_poller(self, protocol: str) -> Poller:
+        return Poller(self._settings, self._joining, protocol, self._parser, self._owner, self._deliver)
+
+    def _deliver(self, batches: list[Batch]) -> None:
+        """Called in the polling thread. An empty list: it has ended."""
+        self._loop.call_soon_threadsafe(self._arrived.put_nowait, batches or None)
+
+    async def next(self, timeout: float | None = None) -> list[Batch]:
+        """Wait for what arrives next: at most one batch a partition. Nothing within ``timeout`` seconds: empty.
+
+        What was taken counts against the bounds until ``release`` is called for it.
+
+        Raises:
+            HistoryGoneError: the next record of a partition is gone from Kafka.
+            KafkaUnavailableError: Kafka was not found at all.
+            Exception: what the owner raised when it was asked.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(timeout):
+                    batches = await self._arrived.get()
+            except TimeoutError:
+                return []
+            if batches is None:
+                await self._ended()
+                continue
+            await self._codec.warm({event.schema_id for batch in batches for event in batch.events})
+            if owned := [batch for batch in batches if self._is_ours(batch)]:
+                return owned
+
+    def _is_ours(self, batch: Batch) -> bool:
+        """Drop what was revoked while it was on its way; it may even be ours again, from another offset on."""
+        ours = self._poller.assigned.get(batch.place) == batch.assignment
+        if not ours:
+            self.release(len(batch.events), batch.size_bytes)
+        return ours
+
+    async def _ended(self) -> None:
+        """The polling thread is through: raise its reason, or go on with the protocol that the broker has."""
+        failure = self._poller.failure
+        if isinstance(failure, ProtocolNotSupportedError) and self._settings.subscription_protocol == "auto":
+            _log.info("subscription.protocol", protocol="classic", reason=str(failure))
+            await self._poller.close()
+            self._poller = self._new_poller("classic")
+            self._poller.start()
+            return
+        raise failure or RuntimeError("a membership is not used after its end")
+
+    def release(self, events: int, size_bytes: int) -> None:
+        """Say that ``events`` which ``next`` returned are done with: there is room for as many."""
+        self._poller.release(events, size_bytes)
+
+    @property
+    def assigned(self) -> frozenset[Place]:
+        """The partitions that are ours now."""
+        return frozenset(self._poller.assigned)
+
+    @property
+    def events_max(self) -> int:
+        """How many events may be in hand."""
+        return self._joining.events_max
+
+    def acknowledged(self, place: Place) -> int:
+        """Return the offset of a partition of ours that Kafka has last said to be committed; -1: none yet."""
+        return self._poller.acknowledged.get(place, -1)
+
+    @property
+    def in_hand(self) -> int:
+        """Events that were read and not released yet."""
+        return self._poller.in_hand
+
+    @property
+    def polled_s_ago(self) -> float:
+        """How long ago the polling thread was seen alive."""
+        return time.monotonic() - self._poller.polled_at
+
+    @property
+    def passed_over(self) -> int:
+        """Foreign and unreadable records that were passed over."""
+        return self._parser.passed_over
+
+    @property
+    def protocol(self) -> str:
+        """The group protocol in use: ``consumer`` (KIP-848) or ``classic``."""
+        return self._poller.protocol
+
+    def pause(self, places: Iterable[Place]) -> None:
+        """Read nothing more of ``places`` until ``resume``. What is on its way already still arrives."""
+        self._poller.post(partial(self._poller.pause, frozenset(places)))
+
+    def resume(self, places: Iterable[Place]) -> None:
+        """Read ``places`` again."""
+        self._poller.post(partial(self._poller.resume, frozenset(places)))
+
+    def seek(self, offsets: Offsets) -> None:
+        """Go on reading at ``offsets``. What is on its way already still arrives: tell it by its offsets."""
+        self._poller.post(partial(self._poller.seek, dict(offsets)))
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commit without waiting. A member that lost a partition unknowingly is refused by its generation; logged."""
+        self._poller.post(partial(self._poller.commit, dict(offsets)))
+
+    async def commit_now(self, offsets: Offsets) -> None:
+        """Commit and wait for the answer.
+
+        Raises:
+            KafkaException: refused, for example because another member has the partition.
+            KafkaUnavailableError: no answer.
+        """
+        await self._poller.call(lambda _consumer: self._poller.commit_now(offsets))
+
+    async def committed(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Return what the group has committed of ``places``, without those that it has no offset for.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        # Asked by a client of its own: the member's does not answer while it waits for where to begin.
+        return await asyncio.to_thread(committed, self._admin, self._properties, self._joining.group, list(places))
+
+    async def group_metadata(self) -> Any:  # noqa: ANN401 - opaque in the client's own stubs
+        """Return what ``Producer.send_offsets_to_transaction`` needs to be fenced with this membership."""
+        return await self._poller.call(lambda consumer: consumer.consumer_group_metadata())

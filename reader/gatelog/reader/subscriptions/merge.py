@@ -1,0 +1,130 @@
+"""Total order: partitions merged by position. A pure state machine; what reads the partitions is in ``ordered``.
+
+Each partition comes in order of positions. Something may be released when nothing smaller can still come, and there
+are two ways to know that:
+
+- *Low watermarks.* Each partition has given everything up to some position, its watermark: that of its last record,
+  or a higher one when somebody has found out that it holds nothing else (``quiet``). Everything up to the smallest
+  watermark is released at once.
+- *Gapless positions.* When all of the store is read, positions are 1, 2, 3 … without a hole: the next one is released
+  as soon as it is here, and idle partitions are waited for by nobody.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, Final, Generic, TypeVar
+
+from gatelog.core.errors import LogMismatchError
+
+Place = tuple[str, int]  # topic, partition
+T = TypeVar("T")
+_POSITION: Final[Callable[[tuple[int, Any]], int]] = itemgetter(0)
+
+
+class Merge(Generic[T]):
+    """Takes items of partitions, each with its position, and gives them in order of positions over all of them."""
+
+    def __init__(self, after: int, *, gapless: bool) -> None:
+        """Begin after a position. ``gapless``: every one after it will come, from one partition or another."""
+        self._upto = after
+        self._gapless = gapless
+        self._held: dict[Place, deque[tuple[int, T]]] = {}
+        self._watermarks: dict[Place, int] = {}
+        self._handled: dict[Place, int] = {}
+        self._late: list[T] = []
+        self.late = 0  # items that came when higher positions were out already; they go out at once
+        self.missing = 0  # positions that were passed over because no partition can hold them; only when gapless
+
+    @property
+    def upto(self) -> int:
+        """The position up to which everything was released."""
+        return self._upto
+
+    @property
+    def held(self) -> int:
+        """Items that wait for others."""
+        return sum(map(len, self._held.values()))
+
+    def held_of(self, place: Place) -> int:
+        """Items of a partition that wait for others."""
+        return len(self._held[place])
+
+    def watch(self, place: Place, handled: int = 0) -> None:
+        """Wait for a partition too. What comes of it up to the position ``handled`` came before."""
+        self._held[place] = deque()
+        self._watermarks[place] = max(handled, self._upto)
+        self._handled[place] = handled
+
+    def unwatch(self, place: Place) -> None:
+        """Wait for a partition no longer that never held anything."""
+        del self._held[place], self._watermarks[place], self._handled[place]
+
+    def add(self, place: Place, position: int, item: T) -> None:
+        """Take the next item of a partition.
+
+        Raises:
+            LogMismatchError: the partition is not in order of positions.
+        """
+        if position <= self._handled[place]:
+            return
+        if position <= self._upto:
+            self._late.append(item)
+            self.late += 1
+            return
+        if position <= self._watermarks[place]:
+            raise LogMismatchError(
+                f"Topic {place[0]!r} partition {place[1]}: position {position} comes after "
+                f"{self._watermarks[place]}. Somebody else wrote into the topic."
+            )
+        self._watermarks[place] = position
+        self._held[place].append((position, item))
+
+    @property
+    def highest(self) -> int:
+        """The highest position that has come, or was known to be quiet."""
+        return max(self._watermarks.values(), default=self._upto)
+
+    def quiet(self, place: Place, upto: int) -> None:
+        """Know that nothing up to a position will come from a partition any more."""
+        self._watermarks[place] = max(self._watermarks[place], upto)
+
+    def awaited(self) -> list[Place]:
+        """Return the partitions whose silence holds something up."""
+        first = min((held[0][0] for held in self._held.values() if held), default=None)
+        if first is None:
+            return []
+        return [place for place, watermark in self._watermarks.items() if watermark < first]
+
+    def release(self) -> list[T]:
+        """Return what is due, in order."""
+        found, self._late = self._late, []
+        found.extend(self._below_watermark())
+        if self._gapless:
+            found.extend(self._in_a_row())
+        return found
+
+    def _below_watermark(self) -> list[T]:
+        """Take it from all partitions and sort: they are runs, which a sort finds."""
+        low = min(self._watermarks.values(), default=0)
+        if low <= self._upto:
+            return []
+        due: list[tuple[int, T]] = []
+        for held in self._held.values():
+            while held and held[0][0] <= low:
+                due.append(held.popleft())
+        due.sort(key=_POSITION)
+        if self._gapless:
+            self.missing += low - self._upto - len(due)
+        self._upto = low
+        return [item for _, item in due]
+
+    def _in_a_row(self) -> list[T]:
+        heads = {held[0][0]: held for held in self._held.values() if held}
+        found = []
+        while (held := heads.pop(self._upto + 1, None)) is not None:
+            self._upto, item = held.popleft()
+            found.append(item)
+            if held:
+                heads[held[0][0]] = held
+        return found

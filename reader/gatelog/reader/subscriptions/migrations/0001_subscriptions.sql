@@ -1,0 +1,24 @@
+-- Subscriptions that have run, and where each began. The first one that runs decides; a partition without a committed
+-- offset (new, or expired in Kafka) is read from here, so that nothing is skipped.
+CREATE TABLE @store.subscriptions (
+    name text COLLATE "C" PRIMARY KEY,
+    categories text[],                  -- null: the whole store
+    start_position bigint NOT NULL,     -- the first event has a higher position
+    start_time timestamptz,             -- or, where it is set: from the first record of this time on
+    start_offsets jsonb,                -- taken over from another subscription: {"topic": {"partition": offset}}
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- The members that run now, or died without a word: each writes every few seconds. A row goes when its member leaves.
+CREATE TABLE @store.subscription_members (
+    subscription text COLLATE "C" NOT NULL,
+    member uuid NOT NULL,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    beat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    polled_s_ago real NOT NULL DEFAULT 0,       -- its polling thread
+    progressed_s_ago real NOT NULL DEFAULT 0,   -- since it handled an event, or had none in hand
+    facts jsonb NOT NULL DEFAULT '{}',
+    PRIMARY KEY (subscription, member)
+);

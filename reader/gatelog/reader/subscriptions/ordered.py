@@ -1,0 +1,319 @@
+"""Total order over everything, or some categories: one consumer of all partitions behind a merge by position.
+
+Idle partitions are waited for no longer than needed. Of a whole store, positions are gapless, and the next one is
+known when it is here. Of some categories, a position that is missing may be of another category, or late. To tell,
+the ends of the silent partitions are asked *after* a higher position was seen: ticks are published one after the
+other, so that everything below it had been written by then. When the consumer has come to these ends, nothing below
+will come any more. The ends are those behind uncommitted records: the markers of a tick reach its partitions one by
+one.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from gatelog.core import kafka, logs
+from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableRecordError
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move
+from gatelog.reader.subscriptions.history import History
+from gatelog.reader.subscriptions.merge import Merge, Place
+from gatelog.reader.subscriptions.topics import Topics
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
+
+BATCH_EVENTS_MAX: Final = 5_000
+POLL_S: Final = 0.1
+HELD_EVENTS_MAX: Final = 200_000  # over all partitions, before those that are ahead are paused
+HELD_BYTES_MAX: Final = 64 * 1024 * 1024
+TOPICS_INTERVAL_S: Final = 1.0
+STALLED_S: Final = 1.0  # without the next of gapless positions, after which it is asked where it is
+FETCH_WAIT_MS: Final = 20  # how soon the end of a partition is noticed
+QUEUED_KB_MAX: Final = 32 * 1024
+
+_log = logs.logger("ordered")
+
+Meet = Callable[[Collection[Place]], Awaitable[Mapping[Place, Checkpoint]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    place: Place
+    offset: int
+    record: Record
+
+
+@dataclass(slots=True)
+class _Partition:
+    """One partition as the consumer sees it."""
+
+    reached: int  # everything before this offset has come
+    end: int | None = None  # when the consumer is there …
+    quiet_upto: int = 0  # … nothing up to this position comes any more
+    is_paused: bool = False
+
+
+@dataclass(slots=True)
+class _Silence:
+    """A question under way: the ends of silent partitions, and which topics there are."""
+
+    position: int
+    answer: "asyncio.Task[tuple[dict[Place, int], dict[str, int]]]"
+
+
+class TotalOrder:
+    """The events of a store in order of positions, from checkpoints on. For one consumer: it reads all partitions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        codec: Codec,
+        history: History,
+        categories: Collection[str] | None,
+        meet: Meet,
+    ) -> None:
+        """``meet`` is called with partitions that are new, and says where to begin in each."""
+        self._properties = settings.kafka_properties
+        self._source = source_of(settings.store)
+        self._codec = codec
+        self._history = history
+        self._categories = categories
+        self._topics = Topics(settings, categories)
+        self._meet = meet
+        self._checkpoints: dict[Place, Checkpoint] = {}
+        self._partitions: dict[Place, _Partition] = {}
+        self._missing: set[str] = set()  # wanted topics that do not exist: they may yet hold a lower position
+        self._merge = Merge[_Held](0, gapless=categories is None)
+        self._has_caught_up = False
+        self._held_bytes = 0
+        self._unreadable = 0
+        self._silence: _Silence | None = None
+        self._looked_at = self._moved_at = time.monotonic()
+        own = kafka.client_properties(
+            self._properties,
+            group_id=f"gatelog.{settings.store}.ordered",  # librdkafka wants one; nobody joins it
+            enable_auto_commit=False,
+            auto_offset_reset="error",
+            isolation_level="read_committed",
+            enable_partition_eof=True,
+            fetch_wait_max_ms=FETCH_WAIT_MS,
+            queued_max_messages_kbytes=QUEUED_KB_MAX,
+        )
+        with kafka.legal(self._properties):
+            self._consumer = Consumer(own)
+
+    async def close(self) -> None:
+        """Leave Kafka."""
+        if self._silence is not None:
+            await asyncio.gather(self._silence.answer, return_exceptions=True)
+        await asyncio.to_thread(self._consumer.close)
+
+    async def batches(self, stop: asyncio.Event) -> AsyncIterator[Batch]:
+        """Yield what has come, until ``stop`` is set; an empty batch when nothing did.
+
+        Raises:
+            LogMismatchError: positions are missing that no unreadable record accounts for; records are gone from
+                Kafka and the index; or a partition is out of order.
+            KafkaUnavailableError, PostgresUnavailableError: no answer.
+        """
+        await self._look_for_topics()
+        async for batch in self._catch_up(stop):
+            yield batch
+        while not stop.is_set():
+            now = time.monotonic()
+            if now - self._looked_at > TOPICS_INTERVAL_S:
+                await self._look_for_topics()
+            messages = await asyncio.to_thread(self._poll)
+            await self._take(messages)
+            due = self._merge.release()
+            if self._merge.missing > self._unreadable:
+                raise LogMismatchError(
+                    f"{self._merge.missing} positions up to {self._merge.upto} are in no partition, and "
+                    f"{self._unreadable} records cannot be read. Nothing after them was handled."
+                )
+            await self._listen(len(messages), idle=not due)
+            self._throttle()
+            for first in range(0, len(due), BATCH_EVENTS_MAX):
+                yield self._batch(due[first : first + BATCH_EVENTS_MAX])
+            if not due:
+                yield Batch([], {})
+
+    # --- where to begin ---------------------------------------------------------------------------
+
+    async def _look_for_topics(self) -> None:
+        self._looked_at = time.monotonic()
+        await self._know(await self._topics.partitions())
+
+    async def _know(self, topics: dict[str, int]) -> None:
+        places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]
+        new = [place for place in places if place not in self._checkpoints]
+        if new:
+            self._checkpoints |= await self._meet(new)
+        if self._has_caught_up:  # else where to begin is not known yet
+            self._watch(new)
+        missing = (self._topics.wanted or set()) - topics.keys()
+        for topic in missing - self._missing:
+            self._merge.watch((topic, -1))
+        for topic in self._missing - missing:
+            self._merge.unwatch((topic, -1))
+        self._missing = missing
+
+    def _watch(self, places: Collection[Place]) -> None:
+        for place in places:
+            at = self._checkpoints[place]
+            self._merge.watch(place, at.position)
+            self._partitions[place] = _Partition(max(at.next_offset, 0))
+        if places:
+            self._consumer.incremental_assign(
+                [TopicPartition(topic, p, max(self._checkpoints[topic, p].next_offset, 0)) for topic, p in places]
+            )
+
+    async def _catch_up(self, stop: asyncio.Event) -> AsyncIterator[Batch]:
+        """Yield what Kafka does not have any more, then go over to it."""
+        lows = await self._topics.beginnings(self._checkpoints.keys())
+        upto = max((at.position for at in self._checkpoints.values()), default=0)
+        if any(at.next_offset < lows[place] for place, at in self._checkpoints.items()):
+            handover = await self._history.handover(lows)
+            _log.info("ordered.history", since=upto, upto=handover.position)
+            await self._history.complete(handover.position, stop)
+            while upto < handover.position and not stop.is_set():
+                events, upto = await self._history.page(upto, handover.position, self._categories, None)
+                yield self._moved_all(events, upto, {})
+            if stop.is_set():
+                return
+            yield self._moved_all([], upto, handover.offsets)
+        merge = Merge[_Held](upto, gapless=self._categories is None)
+        for topic in self._missing:
+            merge.watch((topic, -1))
+        self._merge, self._has_caught_up = merge, True
+        self._watch(list(self._checkpoints))
+
+    def _moved_all(self, events: list[RecordedEvent], upto: int, offsets: Mapping[Place, int]) -> Batch:
+        """All partitions are at one position. Their numbers of events are not known apart: the first gets them."""
+        moves: dict[Place, Move] = {}
+        for place, at in self._checkpoints.items():
+            after = Checkpoint(max(upto, at.position), max(at.next_offset, offsets.get(place, at.next_offset)))
+            moves[place] = Move(after, 0 if moves else len(events))
+            self._checkpoints[place] = after
+        return Batch(events, moves)
+
+    # --- what comes -------------------------------------------------------------------------------
+
+    def _poll(self) -> list[Message]:
+        first = self._consumer.poll(POLL_S)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(BATCH_EVENTS_MAX, timeout=0)]
+
+    async def _take(self, messages: Sequence[Message]) -> None:
+        taken: list[tuple[Place, int, Record]] = []
+        for message in messages:
+            topic, partition, offset = message.topic(), message.partition(), message.offset()
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                self._raise(message, error)
+                continue
+            assert topic is not None
+            assert partition is not None
+            assert offset is not None
+            state = self._partitions[topic, partition]
+            if error is not None:
+                state.reached = max(state.reached, offset)
+                continue
+            state.reached = offset + 1
+            if (record := self._parsed(message)) is not None:
+                taken.append(((topic, partition), offset, record))
+        await self._codec.warm({record.schema_id for _, _, record in taken})
+        for place, offset, record in taken:
+            self._merge.add(place, record.position, _Held(place, offset, record))
+            self._held_bytes += len(record.raw)
+
+    def _raise(self, message: Message, error: KafkaError) -> None:
+        """Raise what is not passing."""
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise HistoryGoneError(message.topic() or "", message.partition() or 0, message.offset(), error.str())
+        kafka.is_record(message, self._properties)
+
+    def _parsed(self, message: Message) -> Record | None:
+        try:
+            return parse_record(self._source, message.headers(), message.value())
+        except UndecodableRecordError as error:
+            self._unreadable += not isinstance(error, ForeignRecordError)
+            _log.warning(
+                "record.ignored",
+                topic=message.topic(),
+                partition=message.partition(),
+                offset=message.offset(),
+                reason=str(error),
+            )
+            return None
+
+    def _batch(self, due: Sequence[_Held]) -> Batch:
+        events, counts, last = [], dict[Place, int](), dict[Place, _Held]()
+        for held in due:
+            events.append(held.record.with_codec(self._codec))
+            counts[held.place] = counts.get(held.place, 0) + 1
+            last[held.place] = held
+            self._held_bytes -= len(held.record.raw)
+        moves = {
+            place: Move(Checkpoint(held.record.position, held.offset + 1), counts[place])
+            for place, held in last.items()
+        }
+        return Batch(events, moves)
+
+    # --- who is waited for --------------------------------------------------------------------------
+
+    async def _listen(self, messages: int, *, idle: bool) -> None:
+        """Find out whether silent partitions hold something lower, when nothing else tells."""
+        now = time.monotonic()
+        if not idle:
+            self._moved_at = now
+        if self._silence is not None and self._silence.answer.done():
+            silence, self._silence = self._silence, None
+            await self._heard(silence)
+        for place, state in self._partitions.items():
+            if state.end is not None and state.reached >= state.end:
+                self._merge.quiet(place, state.quiet_upto)
+                state.end = None
+        if self._silence is not None or messages > BATCH_EVENTS_MAX // 2:
+            return
+        if self._categories is None and now - self._moved_at < STALLED_S:
+            return
+        awaited = [p for p in self._merge.awaited() if p[1] < 0 or self._partitions[p].end is None]
+        if awaited:
+            self._silence = _Silence(self._merge.highest, asyncio.create_task(self._ask(awaited)))
+
+    async def _ask(self, awaited: Collection[Place]) -> tuple[dict[Place, int], dict[str, int]]:
+        topics = await self._topics.partitions()
+        return await self._topics.ends([place for place in awaited if place[1] >= 0]), topics
+
+    async def _heard(self, silence: _Silence) -> None:
+        ends, topics = silence.answer.result()
+        for place, end in ends.items():
+            state = self._partitions[place]
+            state.end, state.quiet_upto = end, silence.position
+        await self._know(topics)
+        for topic in self._missing:
+            self._merge.quiet((topic, -1), silence.position)
+
+    def _throttle(self) -> None:
+        """Pause partitions that are ahead, so that those which are waited for have the room."""
+        most = max(HELD_EVENTS_MAX // max(len(self._partitions), 1), 100)
+        is_full = self._held_bytes > HELD_BYTES_MAX
+        pause, resume = [], []
+        for place, state in self._partitions.items():
+            held = self._merge.held_of(place)
+            if not state.is_paused and (held > most or (is_full and held)):
+                state.is_paused = True
+                pause.append(TopicPartition(*place))
+            elif state.is_paused and ((held < most // 4 and not is_full) or not held):
+                state.is_paused = False
+                resume.append(TopicPartition(*place))
+        if pause:
+            self._consumer.pause(pause)
+        if resume:
+            self._consumer.resume(resume)

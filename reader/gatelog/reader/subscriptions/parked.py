@@ -1,0 +1,261 @@
+"""Parked events: what their records in the parked topic say, and what follows from them. Pure.
+
+The topic of a subscription is compacted, and the event id is the key: the newest record of an id says how the event
+stands (``parked``, ``replay``: asked for again), and one without a value says that it is settled.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Final
+
+from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.reader.subscriptions.places import Place
+from gatelog.schemas.codec import WIRE_HEADER
+from gatelog.schemas.envelope import Headers, RecordedEvent, headers_of
+
+NAME_BYTES_MAX: Final = 64  # three characters a byte, escaped, and the store's name fit Kafka's 249
+TRACE_CHARACTERS_MAX: Final = 20_000
+REASON_CHARACTERS_MAX: Final = 2_000
+SETTLED_MAX: Final = 10_000
+
+_PREFIX: Final = "gatelog_parked_"
+_SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
+
+
+def parked_topic_of(store: str, subscription: str) -> str:
+    """Return the topic of a subscription's parked events: ``<store>-parked.<name>``.
+
+    Categories have their topics at ``<store>.``, and no store's name holds a ``-``: nothing that reads a store's
+    events by its prefix finds this topic.
+
+    Raises:
+        InvalidInputError: the name is too long.
+    """
+    name = subscription.encode()
+    if len(name) > NAME_BYTES_MAX:
+        raise InvalidInputError(
+            f"Subscription name {subscription!r} has {len(name)} bytes; at most {NAME_BYTES_MAX}."
+        )
+    return f"{store}-parked." + "".join(chr(b) if b in _SAFE else f"-{b:02X}" for b in name)
+
+
+class ParkedState(Enum):
+    """How a parked event stands."""
+
+    PARKED = "parked"
+    REPLAY = "replay"  # asked for again; the member that has its partition will handle it
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """A parked event, with where it came from and why it is here."""
+
+    event_id: str
+    stream: str
+    version: int
+    position: int
+    type: str
+    place: Place
+    offset: int
+    state: ParkedState
+    reason: str
+    attempts: int
+    trace: str
+    parked_at: datetime
+    headers: tuple[tuple[str, bytes], ...]  # of the event's own record
+    value: bytes
+
+    @classmethod
+    def of(
+        cls, event: RecordedEvent, place: Place, offset: int, source: str, reason: str, attempts: int, trace: str
+    ) -> "ParkedEvent":
+        """Park ``event``, which was read from ``place`` at ``offset``."""
+        assert event.position is not None  # it was published
+        headers = headers_of(
+            source.encode(),
+            str(event.id),
+            event.type,
+            event.stream,
+            str(event.version),
+            event.position,
+            event.recorded_at.isoformat(),
+            _text_of(event.correlation_id),
+            _text_of(event.causation_id),
+            event.traceparent,
+            event.metadata_json,
+        )
+        return cls(
+            str(event.id),
+            event.stream,
+            event.version,
+            event.position,
+            event.type,
+            place,
+            offset,
+            ParkedState.PARKED,
+            reason[:REASON_CHARACTERS_MAX],
+            attempts,
+            trace[-TRACE_CHARACTERS_MAX:],
+            datetime.now(UTC),
+            tuple((name, _bytes(value)) for name, value in headers),
+            WIRE_HEADER.pack(0, event.schema_id) + event.raw,
+        )
+
+    def asked_again(self) -> "ParkedEvent":
+        """Return it as one to replay."""
+        return replace(self, state=ParkedState.REPLAY)
+
+    def failed_again(self, reason: str, attempts: int, trace: str) -> "ParkedEvent":
+        """Return it parked anew, after a replay that failed; attempts add up."""
+        return replace(
+            self,
+            state=ParkedState.PARKED,
+            reason=reason[:REASON_CHARACTERS_MAX],
+            attempts=self.attempts + attempts,
+            trace=trace[-TRACE_CHARACTERS_MAX:],
+            parked_at=datetime.now(UTC),
+        )
+
+    def record_headers(self) -> list[tuple[str, str | bytes | None]]:
+        """Return the headers of its record: the event's own, and ours."""
+        own = {
+            "state": self.state.value,
+            "reason": self.reason,
+            "attempts": str(self.attempts),
+            "trace": self.trace,
+            "at": self.parked_at.isoformat(),
+            "topic": self.place[0],
+            "partition": str(self.place[1]),
+            "offset": str(self.offset),
+        }
+        return [*self.headers, *((_PREFIX + name, value.encode(errors="replace")) for name, value in own.items())]
+
+
+def parked_event(headers: Headers | None, value: bytes) -> ParkedEvent:
+    """Return what a record of the parked topic says.
+
+    Raises:
+        UndecodableRecordError: it is none of ours.
+    """
+    pairs = [(name, _bytes(content)) for name, content in dict(headers or ()).items()]
+    found = {name: content.decode(errors="replace") for name, content in pairs}
+    try:
+        return ParkedEvent(
+            found["ce_id"],
+            found["ce_subject"],
+            int(found["ce_streamversion"]),
+            int(found["ce_position"]),
+            found["ce_type"],
+            (found[_PREFIX + "topic"], int(found[_PREFIX + "partition"])),
+            int(found[_PREFIX + "offset"]),
+            ParkedState(found[_PREFIX + "state"]),
+            found[_PREFIX + "reason"],
+            int(found[_PREFIX + "attempts"]),
+            found[_PREFIX + "trace"],
+            datetime.fromisoformat(found[_PREFIX + "at"]),
+            tuple((name, content) for name, content in pairs if not name.startswith(_PREFIX)),
+            value,
+        )
+    except (KeyError, ValueError) as error:
+        raise UndecodableRecordError(f"A record of a parked topic is not what gatelog writes: {error!r}") from error
+
+
+def _bytes(content: str | bytes | None) -> bytes:
+    return content.encode() if isinstance(content, str) else content or b""
+
+
+def _text_of(value: object | None) -> str | None:
+    return None if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a member keeps of a parked event; its bytes stay in Kafka, at ``parked_offset``."""
+
+    event_id: str
+    stream: str
+    version: int
+    place: Place
+    state: ParkedState
+    parked_offset: int
+
+
+class ParkedView:
+    """What is parked now, as far as the topic was read."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._entries: dict[str, Entry] = {}
+        self._streams: dict[str, dict[str, Entry]] = {}
+        self._settled: OrderedDict[str, int] = OrderedDict()  # with the offset of that word
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def apply(self, event_id: str, offset: int, entry: Entry | None) -> None:
+        """Take a word on an event, which stands at ``offset``; None: it is settled. Older words change nothing."""
+        old = self._entries.get(event_id)
+        if offset < (old.parked_offset if old is not None else self._settled.get(event_id, 0)):
+            return
+        self._remove(event_id)
+        if entry is None:
+            self._settled[event_id] = offset
+            if len(self._settled) > SETTLED_MAX:
+                self._settled.popitem(last=False)
+            return
+        self._settled.pop(event_id, None)
+        self._entries[event_id] = entry
+        self._streams.setdefault(entry.stream, {})[event_id] = entry
+
+    def _remove(self, event_id: str) -> None:
+        old = self._entries.pop(event_id, None)
+        if old is not None:
+            stream = self._streams[old.stream]
+            del stream[event_id]
+            if not stream:
+                del self._streams[old.stream]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is or was parked, so that no event needs a second look."""
+        return not self._entries and not self._settled
+
+    def knows(self, event_id: str) -> bool:
+        """Say whether the event is parked, or was and is settled: then it is not handled when it comes again."""
+        return event_id in self._entries or event_id in self._settled
+
+    def get(self, event_id: str) -> Entry | None:
+        """Return the entry of an event that is parked."""
+        return self._entries.get(event_id)
+
+    def is_held(self, stream: str) -> bool:
+        """Say whether events of the stream are parked."""
+        return stream in self._streams
+
+    def is_replayed(self, stream: str) -> bool:
+        """Say whether the first parked event of the stream was asked for again."""
+        entries = self._of(stream)
+        return bool(entries) and entries[0].state is ParkedState.REPLAY
+
+    def due(self, stream: str, *, hold: bool) -> list[Entry]:
+        """Return what to replay of a stream now, in order: with ``hold``, only what nothing parked stands before."""
+        due = []
+        for entry in self._of(stream):
+            if entry.state is ParkedState.REPLAY:
+                due.append(entry)
+            elif hold:
+                break
+        return due
+
+    def streams(self) -> list[str]:
+        """Return the streams with parked events."""
+        return list(self._streams)
+
+    def _of(self, stream: str) -> list[Entry]:
+        return sorted(self._streams.get(stream, {}).values(), key=lambda entry: entry.version)

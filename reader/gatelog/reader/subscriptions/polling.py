@@ -1,0 +1,409 @@
+"""The polling thread of a membership.
+
+The client lets one thread at a time call a consumer, and a poll holds it: whatever the event loop wants of it is put
+into a queue that this thread works off between polls.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import count
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from gatelog.core import kafka, logs
+from gatelog.core.domain import topic_pattern
+from gatelog.core.errors import GatelogError, HistoryGoneError
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.parsing import Parser
+from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
+
+POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing arrives
+ASK_S: Final = 0.01
+FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
+BATCH_EVENTS_MAX: Final = 1_000
+TOPIC_REFRESH_MS: Final = 1_000
+TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
+CLOSE_TIMEOUT_S: Final = 15.0
+FETCH_BACKOFF_MS: Final = 10  # by default a full prefetch stops for a second
+PREFETCH_EVENTS: Final = 20_000  # a partition
+PREFETCH_KBYTES: Final = 8 * 1024  # a partition; as a rule it holds
+
+_Answer = TypeVar("_Answer")
+_log = logs.logger("subscription")
+
+_UNSUPPORTED: Final = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
+_STALE: Final = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+
+
+class ProtocolNotSupportedError(GatelogError):
+    """The broker does not have the group protocol that was asked for."""
+
+    exit_code = 2
+
+
+class Poller:
+    """Polls one consumer in a thread of its own, and delivers batches."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        joining: Joining,
+        protocol: str,
+        parser: Parser,
+        owner: Owner,
+        deliver: Callable[[list[Batch]], None],
+    ) -> None:
+        """Make the consumer; ``start`` joins. Called in the event loop, whose owner is asked there."""
+        self.protocol = protocol
+        self.assigned: dict[Place, int] = {}  # with the number of the assignment
+        self.acknowledged: dict[Place, int] = {}  # what was committed of them
+        self.failure: BaseException | None = None
+        self.polled_at = time.monotonic()
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._joining = joining
+        self._parser = parser
+        self._owner = owner
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._assignments = count(1)
+        self._closing = threading.Event()
+        self._room = threading.Event()
+        self._wishes: deque[Callable[[], None]] = deque()
+        self._has_ended = False
+        self._paused: set[Place] = set()  # by the owner
+        self._is_full = False  # everything is paused, until there is room
+        self._delivered_events = self._delivered_bytes = 0  # written here
+        self._released_events = self._released_bytes = 0  # written in the event loop
+        self._topics: list[str] = []
+        self._topics_at = 0.0
+        self.consumer = self._new_consumer()
+        self._thread = threading.Thread(target=self._run, name=f"gatelog {joining.group}", daemon=True)
+
+    def _new_consumer(self) -> Consumer:
+        own: dict[str, str | int | bool] = {
+            "group_id": self._joining.group,
+            "enable_auto_commit": False,
+            "enable_auto_offset_store": False,
+            "auto_offset_reset": "error",  # we say where to begin; what is gone is named, never jumped over
+            "isolation_level": "read_committed",
+            "topic_metadata_refresh_interval_ms": TOPIC_REFRESH_MS,
+            "fetch_wait_max_ms": 50,
+            "fetch_queue_backoff_ms": FETCH_BACKOFF_MS,
+            "queued_min_messages": PREFETCH_EVENTS,
+            "queued_max_messages_kbytes": PREFETCH_KBYTES,
+        }
+        if self.protocol == "consumer":
+            own["group_protocol"] = "consumer"
+        else:
+            own["partition_assignment_strategy"] = "cooperative-sticky"
+            own["session_timeout_ms"] = int(self._settings.subscription_session_timeout_s * 1000)
+            own["heartbeat_interval_ms"] = int(self._settings.subscription_session_timeout_s * 1000 / 4)
+        properties = kafka.client_properties(self._properties, **own)
+        properties["on_commit"] = self._committed
+        with kafka.legal(self._properties):
+            return Consumer(properties)
+
+    # --- called in the event loop ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Ask the owner to finish, commit, and leave; returns after at most the deadline of it all."""
+        self._closing.set()
+        self._room.set()
+        deadline_s = self._joining.revoke_timeout_s + CLOSE_TIMEOUT_S
+        await asyncio.to_thread(self._thread.join, deadline_s)
+        if self._thread.is_alive():
+            _log.error("subscription.leave_timeout", group=self._joining.group, timeout_s=deadline_s)
+
+    def release(self, events: int, size_bytes: int) -> None:
+        """Make room."""
+        self._released_events += events
+        self._released_bytes += size_bytes
+        if not self._room.is_set():
+            self._room.set()
+
+    async def call(self, wish: Callable[[Consumer], _Answer]) -> _Answer:
+        """Have the thread call the consumer, between two polls, and return the answer.
+
+        Raises:
+            Exception: what the call raised; RuntimeError when the membership has ended.
+        """
+        future: Future[_Answer] = Future()
+
+        def carry_out() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(wish(self.consumer))
+                except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
+                    future.set_exception(error)
+
+        if self._has_ended:
+            raise RuntimeError("the membership has ended")
+        self._wishes.append(carry_out)
+        self._room.set()
+        return await asyncio.wrap_future(future)
+
+    def post(self, wish: Callable[[], None]) -> None:
+        """Have the thread call something between two polls, without waiting."""
+        self._wishes.append(wish)
+
+    @property
+    def in_hand(self) -> int:
+        """Events that were delivered and not released."""
+        return self._delivered_events - self._released_events
+
+    # --- the thread -----------------------------------------------------------------------------------
+
+    def pause(self, places: Iterable[Place]) -> None:
+        """Pause partitions for the owner."""
+        new = set(places) & self.assigned.keys() - self._paused
+        self._paused |= new
+        if new:
+            self.consumer.pause([TopicPartition(*place) for place in new])
+
+    def resume(self, places: Iterable[Place]) -> None:
+        """Resume partitions for the owner."""
+        back = set(places) & self._paused
+        self._paused -= back
+        if (back := back & self.assigned.keys()) and not self._is_full:
+            self.consumer.resume([TopicPartition(*place) for place in back])
+
+    def seek(self, offsets: Offsets) -> None:
+        """Go on reading elsewhere."""
+        for each in kafka_offsets({place: offset for place, offset in offsets.items() if place in self.assigned}):
+            self.consumer.seek(each)
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commit; the answer comes to ``_committed``."""
+        try:
+            if offsets:
+                self.consumer.commit(offsets=kafka_offsets(offsets), asynchronous=True)
+        except KafkaException as error:
+            _log.warning("subscription.commit_failed", group=self._joining.group, error=str(error.args[0]))
+
+    def commit_now(self, offsets: Offsets) -> None:
+        """Commit and wait for the answer.
+
+        Raises:
+            KafkaException: refused.
+            KafkaUnavailableError: no answer.
+        """
+        with kafka.translated(self._properties):
+            answers = self.consumer.commit(offsets=kafka_offsets(offsets), asynchronous=False)
+        for each in answers or ():
+            if each.error is not None:
+                raise KafkaException(each.error)
+
+    def _run(self) -> None:
+        try:
+            self._subscribe()
+            while not self._closing.is_set():
+                self._step()
+        except BaseException as error:  # noqa: BLE001 - it is raised in the event loop, by whoever waits for batches
+            self.failure = error
+        try:
+            self._leave()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self.failure = self.failure or error
+        self._has_ended = True
+        with suppress(RuntimeError):  # the consumer is closed; nobody waits for an answer for ever
+            self._obey()
+        if not self._loop.is_closed():
+            self._deliver([])
+
+    def _subscribe(self) -> None:
+        store = self._settings.store
+        callbacks: dict[str, Any] = {
+            "on_assign": self._on_assign,
+            "on_revoke": self._on_revoke,
+            "on_lost": self._on_lost,
+        }
+        names = self._joining.topics(store)
+        self._topics_at = time.monotonic()
+        if names is None and self.protocol == "consumer":
+            # Brokers look for new topics of a pattern every ten seconds or less often: names are found sooner.
+            names = self._topics = self._topics_of_store()
+        elif names is None:
+            names = [topic_pattern(store)]
+        elif self.protocol == "classic":  # as patterns, so that a category without events yet is no error
+            names = [f"^{name}$".replace(".", r"\.") for name in names]
+        if names:
+            self.consumer.subscribe(names, **callbacks)
+
+    def _topics_of_store(self) -> list[str]:
+        prefix = f"{self._settings.store}."
+        return sorted(
+            name for name in kafka.partitions_of(self.consumer, self._properties) if name.startswith(prefix)
+        )
+
+    def _refresh_topics(self) -> None:
+        if self.protocol == "classic" or self._joining.categories is not None:
+            return
+        wait_s = TOPIC_REFRESH_S if self._topics else TOPIC_REFRESH_MS / 1000
+        if time.monotonic() - self._topics_at > wait_s and self._topics_of_store() != self._topics:
+            self._subscribe()
+
+    def _step(self) -> None:
+        self.polled_at = time.monotonic()
+        self._obey()
+        self._refresh_topics()
+        room = self._room_for()
+        if room == 0 and not self._is_full:
+            self._room.wait(FULL_S)
+            room = self._room_for()
+        self._pause_when_full(room)
+        messages = self._poll(max(1, min(room, BATCH_EVENTS_MAX)))
+        if messages:
+            batches = self._parser.batches(messages, self.assigned)
+            self._delivered_events += sum(len(batch.events) for batch in batches)
+            self._delivered_bytes += sum(batch.size_bytes for batch in batches)
+            self._deliver(batches)
+
+    def _room_for(self) -> int:
+        """Return how many events more may be in hand."""
+        self._room.clear()
+        if self._delivered_bytes - self._released_bytes >= self._joining.bytes_max:
+            return 0
+        return max(0, self._joining.events_max - self.in_hand)
+
+    def _pause_when_full(self, room: int) -> None:
+        if self._is_full and room >= self._joining.events_max // 2:
+            self._is_full = False
+            if back := self.assigned.keys() - self._paused:
+                self.consumer.resume([TopicPartition(*place) for place in back])
+        elif room == 0 and not self._is_full:
+            self._is_full = True
+            if self.assigned:
+                self.consumer.pause([TopicPartition(*place) for place in self.assigned])
+
+    def _poll(self, events_max: int) -> list[Message]:
+        """Take what is there (``consume`` alone waits for a full batch)."""
+        first = self.consumer.poll(0.05 if self._is_full else POLL_S)
+        if first is None:
+            return []
+        found = [first]
+        if events_max > 1:
+            found += self.consumer.consume(events_max - 1, timeout=0)
+        return [message for message in found if message.error() is None or not self._passes(message)]
+
+    def _passes(self, message: Message) -> bool:
+        """Log an error that passes by itself, raise one that does not."""
+        error = message.error()
+        assert error is not None
+        code = error.code()
+        if code in _UNSUPPORTED and self.protocol == "consumer":
+            raise ProtocolNotSupportedError(
+                f"Kafka does not have the consumer group protocol ({error.str()}). "
+                "Set subscription_protocol to auto or classic."
+            )
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            raise HistoryGoneError(message.topic() or "", message.partition() or 0, message.offset(), error.str())
+        if error.fatal() or code in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}:
+            with kafka.translated(self._properties):
+                raise KafkaException(error)
+        if code != KafkaError.UNKNOWN_TOPIC_OR_PART:  # a category without events yet
+            _log.warning("subscription.kafka", group=self._joining.group, error=error.name(), detail=error.str())
+        return True
+
+    def _leave(self) -> None:
+        self._obey()
+        if self.assigned:
+            self._give_up(list(self.assigned))
+        self.consumer.close()
+
+    # --- partitions come and go -----------------------------------------------------------------------
+
+    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout_s: float) -> _Answer:
+        """Ask the owner, in the event loop; others are waiting meanwhile, so there is a deadline."""
+        future = asyncio.run_coroutine_threadsafe(question, self._loop)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return future.result(ASK_S)
+            except TimeoutError:
+                if future.done():
+                    raise  # the owner's own
+                self._obey()  # the owner may wait for a wish of its own
+                if time.monotonic() > deadline:
+                    future.cancel()
+                    raise
+
+    def _obey(self) -> None:
+        while self._wishes:
+            self._wishes.popleft()()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = places_of(partitions)
+        starts = self._ask(self._owner.assigned(places), 60.0) if places else {}
+        number = next(self._assignments)
+        self.assigned = self.assigned | dict.fromkeys(places, number)
+        consumer.incremental_assign(kafka_offsets(starts))
+        if self._is_full and places:
+            consumer.pause(partitions)
+        _log.info("subscription.assigned", group=self._joining.group, partitions=len(places))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if not self._closing.is_set():
+            self._give_up(places_of(partitions))
+        consumer.incremental_unassign(partitions)
+
+    def _give_up(self, places: list[Place]) -> None:
+        try:
+            offsets = self._ask(self._owner.revoked(places), self._joining.revoke_timeout_s)
+        except TimeoutError:
+            _log.error("subscription.revoke_timeout", group=self._joining.group, partitions=len(places))
+            offsets = {}
+        self._forget(places)
+        if offsets:
+            try:
+                self.commit_now(offsets)
+            except (KafkaException, GatelogError) as error:
+                _log.warning("subscription.commit_refused", group=self._joining.group, error=str(error))
+        _log.info("subscription.revoked", group=self._joining.group, partitions=len(places))
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        places = places_of(partitions)
+        self._forget(places)
+        _log.warning("subscription.lost", group=self._joining.group, partitions=len(places))
+        self._ask(self._owner.lost(places), self._joining.revoke_timeout_s)
+        consumer.incremental_unassign(partitions)
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        gone = set(places)
+        self.assigned = {place: number for place, number in self.assigned.items() if place not in gone}
+        self._paused -= gone
+        for place in gone:
+            self.acknowledged.pop(place, None)
+
+    def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            if error is None and each.error is None:
+                self.acknowledged[each.topic, each.partition] = each.offset
+        failed = error or next((each.error for each in partitions if each.error is not None), None)
+        if failed is not None and failed.code() != KafkaError._NO_OFFSET:
+            refused = failed.code() in _STALE
+            _log.warning(
+                "subscription.commit_refused" if refused else "subscription.commit_failed",
+                group=self._joining.group,
+                error=failed.name(),
+            )

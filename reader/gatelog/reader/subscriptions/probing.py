@@ -1,0 +1,210 @@
+"""What stands where in Kafka: records looked at one by one, to find positions. Blocks: call it off the event loop."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, Self
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from gatelog.core import kafka
+from gatelog.core.domain import topic_of
+from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, UndecodableRecordError
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
+from gatelog.schemas.envelope import Record, parse_record, source_of
+
+_FETCH_BYTES: Final = 64 * 1024
+
+Found = tuple[int, Record]  # offset, record
+
+
+class Probe:
+    """Looks at single records of a store's topics."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect when first asked."""
+        self._properties = settings.kafka_properties
+        self._store = settings.store
+        self._source = source_of(settings.store)
+        own = kafka.client_properties(
+            self._properties,
+            group_id="gatelog-probe",  # never joined, never committed to
+            enable_auto_commit=False,
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_message_max_bytes=_FETCH_BYTES,
+            queued_min_messages=1,
+            fetch_wait_max_ms=10,
+            fetch_queue_backoff_ms=0,
+        )
+        with kafka.legal(self._properties):
+            self._consumer = Consumer(own)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def places(self, categories: Iterable[str] | None) -> list[Place]:
+        """Return the partitions of the categories, or of the whole store, that exist now.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        found = kafka.partitions_of(self._consumer, self._properties)
+        prefix = topic_of(self._store, "")
+        names = (
+            [name for name in found if name.startswith(prefix)]
+            if categories is None
+            else [name for each in categories if (name := topic_of(self._store, each)) in found]
+        )
+        return [(name, partition) for name in names for partition in range(found[name])]
+
+    def bounds(self, place: Place) -> tuple[int, int]:
+        """Return the first offset that Kafka still has, and the next one that will be written.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        with kafka.translated(self._properties):
+            found = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=kafka.REQUEST_TIMEOUT_S)
+        if found is None:
+            raise KafkaUnavailableError(f"Kafka does not tell the bounds of topic {place[0]!r} partition {place[1]}.")
+        return found
+
+    def first(self, offsets: Offsets) -> dict[Place, Found]:
+        """Return the first record of the store at or after each offset, where there is one.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        found: dict[Place, Found] = {}
+        missing = set(offsets)
+        if not missing:
+            return found
+        self._consumer.assign(kafka_offsets(offsets))
+        deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+        while missing:
+            message = self._consumer.poll(1.0)
+            if message is None:
+                if time.monotonic() > deadline:
+                    raise KafkaUnavailableError(f"Kafka does not deliver records of {min(missing)}.")
+                continue
+            deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+            self._take(message, missing, found)
+        self._consumer.unassign()
+        return found
+
+    def _take(self, message: Message, missing: set[Place], found: dict[Place, Found]) -> None:
+        topic, partition, offset, error = message.topic(), message.partition(), message.offset(), message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            with kafka.translated(self._properties):
+                raise KafkaException(error)
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        place = (topic, partition)
+        if place not in missing:
+            return
+        if error is None:
+            with suppress(UndecodableRecordError):  # not ours: look at the next one
+                found[place] = (offset, parse_record(self._source, message.headers(), message.value()))
+        if error is not None or place in found:
+            missing.discard(place)
+
+    def last(self, places: Iterable[Place]) -> dict[Place, Record]:
+        """Return the last record of each partition that has one. Transaction markers lie behind it.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        bounds = {place: self.bounds(place) for place in places}
+        low = {place: max(begin, end - 8) for place, (begin, end) in bounds.items() if begin < end}
+        found: dict[Place, Record] = {}
+        step = 64
+        while low:  # step back until there is a record, then go forward to the last one
+            seen = self.first(low)
+            for place, (offset, record) in seen.items():
+                low[place] = offset + 1
+                found[place] = record
+            low = {
+                place: offset if place in seen else max(bounds[place][0], offset - step)
+                for place, offset in low.items()
+                if place in seen or (place not in found and offset > bounds[place][0])
+            }
+            step *= 8
+        return found
+
+    def after_position(self, places: Iterable[Place], position: int) -> dict[Place, int]:
+        """Return, for each partition, the offset of its first record after a position. Positions rise with offsets.
+
+        Raises:
+            HistoryGoneError: retention has removed records, and some of those asked for may be among them.
+            KafkaUnavailableError: no answer in time.
+        """
+        bounds = {place: self.bounds(place) for place in places}
+        low = {place: begin for place, (begin, _) in bounds.items()}
+        high = {place: end for place, (_, end) in bounds.items()}
+        self._refuse_gaps(low, position)
+        if position == 0:
+            return low
+        while open_places := [place for place in low if low[place] < high[place]]:
+            middle = {place: (low[place] + high[place]) // 2 for place in open_places}
+            seen = self.first(middle)
+            for place in open_places:
+                if place in seen and seen[place][1].position <= position:
+                    low[place] = seen[place][0] + 1
+                else:
+                    high[place] = middle[place]
+        return low
+
+    def _refuse_gaps(self, begins: Mapping[Place, int], position: int) -> None:
+        for place, (_, record) in self.first({p: begin for p, begin in begins.items() if begin > 0}).items():
+            if record.position > position:
+                raise HistoryGoneError(*place, 0, f"the first record there has position {record.position:,}")
+
+    def at_time(self, places: Iterable[Place], milliseconds: int) -> dict[Place, int]:
+        """Return, for each partition, the offset of the first record of this time or later that Kafka has.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        asked = [TopicPartition(*place, milliseconds) for place in places]
+        with kafka.translated(self._properties):
+            found = self._consumer.offsets_for_times(asked, timeout=kafka.REQUEST_TIMEOUT_S) if asked else []
+        return {
+            (each.topic, each.partition): each.offset
+            if each.offset >= 0
+            else self.bounds((each.topic, each.partition))[1]
+            for each in found
+        }
+
+
+def committed(
+    client: AdminClient, properties: dict[str, str], group: str, places: Sequence[Place]
+) -> dict[Place, int]:
+    """Return what a group has committed, without partitions that it has no offset for; transactions are waited for.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    if not places:
+        return {}
+    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
+    answers = client.list_consumer_group_offsets(
+        [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
+    )
+    with kafka.translated(properties):
+        found = answers[group].result().topic_partitions
+    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}

@@ -1,0 +1,173 @@
+"""Where a subscription begins: said by the program, decided once by the first member, kept in Postgres."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from gatelog.core import kafka, postgres
+from gatelog.core.errors import InvalidInputError
+from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
+from gatelog.reader.subscriptions.places import Place
+from gatelog.reader.subscriptions.probing import Probe, committed
+
+PACKAGE: Final = "gatelog.reader.subscriptions"
+
+
+class StartKind(Enum):
+    """The ways to say it."""
+
+    BEGINNING = "beginning"
+    NOW = "now"
+    POSITION = "position"
+    TIME = "time"
+    CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription begins when it runs for the first time; later it goes on where it was."""
+
+    kind: StartKind
+    position: int = 0
+    at: datetime | None = None
+    checkpoint: str | None = None
+
+    @classmethod
+    def beginning(cls) -> "Start":
+        """The first event of the log."""
+        return cls(StartKind.BEGINNING)
+
+    @classmethod
+    def now(cls) -> "Start":
+        """What is published from now on; "now" is when the first member runs for the first time."""
+        return cls(StartKind.NOW)
+
+    @classmethod
+    def after(cls, position: int) -> "Start":
+        """The first event after a position.
+
+        Raises:
+            InvalidInputError: the position is negative.
+        """
+        if position < 0:
+            raise InvalidInputError(f"Start after position {position}: positions begin at 1.")
+        return cls(StartKind.POSITION, position=position)
+
+    @classmethod
+    def at_time(cls, at: datetime) -> "Start":
+        """In each partition, the first record of this time or later, and all that follow it there.
+
+        Raises:
+            InvalidInputError: the time has no time zone.
+        """
+        if at.tzinfo is None:
+            raise InvalidInputError(f"Start at {at}: a time needs a time zone.")
+        return cls(StartKind.TIME, at=at)
+
+    @classmethod
+    def like(cls, subscription: str) -> "Start":
+        """Where another subscription stands when this one runs for the first time."""
+        return cls(StartKind.CHECKPOINT, checkpoint=subscription)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a subscription began, as it was decided."""
+
+    position: int
+    at: datetime | None
+    offsets: dict[Place, int]
+
+    async def offsets_of(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
+        """Return where to begin partitions that the group has committed nothing of.
+
+        Raises:
+            HistoryGoneError: retention has removed what should come next.
+            KafkaUnavailableError: no answer in time.
+        """
+        found = {place: self.offsets[place] for place in places if place in self.offsets}
+        rest = [place for place in places if place not in found]
+        return found | (await asyncio.to_thread(self._look, settings, rest) if rest else {})
+
+    def _look(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
+        with Probe(settings) as probe:
+            if self.at is not None:
+                return probe.at_time(places, round(self.at.timestamp() * 1000))
+            return probe.after_position(places, self.position)
+
+
+class Starts:
+    """Decides and remembers where subscriptions begin."""
+
+    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+        """Work on the store's tables through ``pool``."""
+        self._settings = settings
+        self._pool = pool
+        self._sql = queries(PACKAGE, "subscriptions.sql", settings.store)
+
+    async def origin(self, name: str, start: Start, categories: Iterable[str] | None, group_of: str) -> Origin:
+        """Return where ``name`` began, deciding it if it never ran. ``group_of``: its group, ``{}`` for the name.
+
+        Raises:
+            InvalidInputError: the subscription to start like has never run.
+            PostgresUnavailableError, KafkaUnavailableError: no answer.
+        """
+        found = await self._known(name)
+        if found is None:
+            wanted = None if categories is None else list(categories)
+            origin = await self._decide(start, wanted, group_of)
+            offsets = json.dumps(_nested(origin.offsets)) if origin.offsets else None
+            await self._execute("remember", name, wanted, origin.position, origin.at, offsets)
+            found = await self._known(name)
+        assert found is not None
+        return found
+
+    async def _decide(self, start: Start, categories: list[str] | None, group_of: str) -> Origin:
+        if start.kind is StartKind.NOW:
+            return Origin(await asyncio.to_thread(_newest, self._settings, categories), None, {})
+        if start.kind is StartKind.CHECKPOINT:
+            assert start.checkpoint is not None
+            other = await self._known(start.checkpoint)
+            if other is None:
+                raise InvalidInputError(f"Start like {start.checkpoint!r}: no subscription of that name has run.")
+            group = group_of.format(start.checkpoint)
+            offsets = await asyncio.to_thread(_committed, self._settings, group, categories)
+            return Origin(other.position, other.at, other.offsets | offsets)
+        return Origin(start.position, start.at, {})
+
+    async def _known(self, name: str) -> Origin | None:
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            row = await self._pool.fetchrow(self._sql["known"], name)
+        if row is None:
+            return None
+        nested = json.loads(row["start_offsets"] or "{}")
+        flat = {(topic, int(p)): offset for topic, offsets in nested.items() for p, offset in offsets.items()}
+        return Origin(row["start_position"], row["start_time"], flat)
+
+    async def _execute(self, statement: str, *arguments: object) -> None:
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            await self._pool.execute(self._sql[statement], *arguments)
+
+
+def _nested(offsets: dict[Place, int]) -> dict[str, dict[str, int]]:
+    nested: dict[str, dict[str, int]] = {}
+    for (topic, partition), offset in offsets.items():
+        nested.setdefault(topic, {})[str(partition)] = offset
+    return nested
+
+
+def _newest(settings: Settings, categories: list[str] | None) -> int:
+    with Probe(settings) as probe:
+        records = probe.last(probe.places(categories)).values()
+        return max((record.position for record in records), default=0)
+
+
+def _committed(settings: Settings, group: str, categories: list[str] | None) -> dict[Place, int]:
+    with Probe(settings) as probe:
+        client = kafka.admin(settings.kafka_properties)
+        return committed(client, settings.kafka_properties, group, probe.places(categories))

@@ -1,0 +1,294 @@
+"""What a program writes: a named subscription, its handlers, and ways to run it."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
+
+from gatelog.core import logs, migrations, postgres, services
+from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.beating import beating
+from gatelog.reader.subscriptions.engine import Beginnings, Engine, Handler, Plan
+from gatelog.reader.subscriptions.failures import Failures
+from gatelog.reader.subscriptions.iterating import Iteration
+from gatelog.reader.subscriptions.membership import Membership
+from gatelog.reader.subscriptions.parked import parked_topic_of
+from gatelog.reader.subscriptions.parker import Parker
+from gatelog.reader.subscriptions.places import Joining, Place
+from gatelog.reader.subscriptions.standing import Standing, standings
+from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import RecordedEvent, source_of
+from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
+from gatelog.schemas.registries import registry_of
+from gatelog.schemas.upcasting import name_of
+
+RETRY_INTERVAL_S: Final = 1.0
+
+EventT = TypeVar("EventT", bound=Event)
+OtherT = TypeVar("OtherT", bound=Event)
+AnyHandlerT = TypeVar("AnyHandlerT", bound=Callable[[RecordedEvent[Any]], Awaitable[object]])
+TypedHandler: TypeAlias = Callable[[RecordedEvent[EventT]], Awaitable[object]]
+
+_log = logs.logger("subscription")
+
+
+class Subscription:
+    """A consumer group over a store's topics, at least once. Its members share the partitions."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        categories: Iterable[str] | None = None,
+        start: Start | None = None,
+        failures: Failures | None = None,
+        order: Literal["stream", "partition"] = "stream",
+        concurrency: int = 16,
+        handler_timeout_s: float | None = None,
+        revoke_timeout_s: float = 10.0,
+        stop_timeout_s: float = 15.0,
+        parked_events_max: int = 10_000,
+    ) -> None:
+        """Subscribe to some categories, or to all of them, from ``start`` (default: the beginning of the log).
+
+        ``concurrency`` handlers run at once in a process, one after the other within a stream (or a partition, see
+        ``order``). A handler that takes over ``handler_timeout_s`` has failed. When a partition goes to another
+        member, what runs has ``revoke_timeout_s`` to finish, at the end ``stop_timeout_s``; then it is cancelled.
+
+        Raises:
+            InvalidInputError: the name is empty, too long, or holds control characters; a number is out of range.
+        """
+        if not name or not name.isprintable():
+            raise InvalidInputError(f"Subscription name {name!r} is empty or holds control characters.")
+        parked_topic_of("x", name)
+        if concurrency < 1 or parked_events_max < 1:
+            raise InvalidInputError("concurrency and parked_events_max must be at least 1.")
+        self.name = name
+        self.concurrency = concurrency
+        self._categories = None if categories is None else tuple(categories)
+        self._start = start or Start.beginning()
+        self._failures = failures or Failures()
+        self._order: Literal["stream", "partition"] = order
+        self._handler_timeout_s = handler_timeout_s
+        self._revoke_timeout_s = revoke_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._parked_events_max = parked_events_max
+        self._handlers: dict[str, Handler] = {}
+        self._fallback: Handler | None = None
+
+    @overload
+    def on(self, *types: str) -> Callable[[AnyHandlerT], AnyHandlerT]: ...
+
+    @overload
+    def on(self, one: type[EventT], /) -> Callable[[TypedHandler[EventT]], TypedHandler[EventT]]: ...
+
+    @overload
+    def on(
+        self, one: type[EventT], two: type[OtherT], /
+    ) -> Callable[[TypedHandler[EventT | OtherT]], TypedHandler[EventT | OtherT]]: ...
+
+    @overload
+    def on(
+        self, one: type[Event], two: type[Event], three: type[Event], /, *more: type[Event]
+    ) -> Callable[[AnyHandlerT], AnyHandlerT]: ...
+
+    def on(self, *types: type[Event] | str) -> Callable[[AnyHandlerT], AnyHandlerT]:
+        """Register an async handler for event types; without types, for all that no other handler takes.
+
+        Events of other types pass by undecoded. A handler returns nothing, or returns or raises ``Retry``, ``Park``,
+        ``Skip`` or ``Stop``; about other exceptions, ``failures`` decides. Annotated with
+        ``RecordedEvent[OrderPlaced]``, it is checked against the model, and so is what it does with ``event.data``.
+
+        Raises:
+            InvalidInputError: it is not an async function, or a type has a handler already.
+        """
+
+        def register(handler: AnyHandlerT) -> AnyHandlerT:
+            is_async: bool = inspect.iscoroutinefunction(handler)  # on a line of its own: it would narrow the type
+            if not is_async:
+                raise InvalidInputError(
+                    f"Handler {getattr(handler, '__name__', handler)!r} must be an async function."
+                )
+            self._register(types, handler)
+            return handler
+
+        return register
+
+    def _register(self, types: Collection[type[Event] | str], handler: Handler) -> None:
+        if not types:
+            if self._fallback is not None:
+                raise InvalidInputError(f"Subscription {self.name!r} has a handler for all other types already.")
+            self._fallback = handler
+        for each in types:
+            name = each if isinstance(each, str) else each.event_type
+            if name in self._handlers:
+                raise InvalidInputError(f"Subscription {self.name!r} has a handler for {name} already.")
+            self._handlers[name] = handler
+
+    def group_of(self, store: str) -> str:
+        """Return the name of its consumer group in Kafka."""
+        return f"gatelog.{store}.sub.{self.name}"
+
+    async def standing(self, settings: Settings | None = None) -> Standing | None:
+        """Return where it stands: lag in positions and seconds, members, parked events. None: it never ran.
+
+        Raises:
+            PostgresUnavailableError: no answer.
+        """
+        settings = settings or Settings.load()
+        connection = await postgres.connect(settings.dsn, settings.store, f"gatelog subscription {self.name}")
+        try:
+            found = await standings(settings, connection)
+        finally:
+            await connection.close()
+        return next((each for each in found if each.name == self.name), None)
+
+    async def run(
+        self, stop: asyncio.Event, settings: Settings | None = None, *, concurrency: int | None = None
+    ) -> None:
+        """Handle events until ``stop`` is set; then finish what runs, commit and leave the group.
+
+        What passes (Postgres or Kafka away at the start) is waited out.
+
+        Raises:
+            InvalidInputError: there is no handler.
+            HistoryGoneError: the next record is gone from Kafka.
+            ParkedFullError: as many events are parked as may be.
+            Exception: of a handler, when ``failures`` says ``"stop"``; what was not committed comes again.
+        """
+        if not self._handlers and self._fallback is None:
+            raise InvalidInputError(f"Subscription {self.name!r} has no handler.")
+        settings = settings or Settings.load()
+        while not stop.is_set():
+            try:
+                await self._run_once(stop, settings, concurrency or self.concurrency)
+                return
+            except (KafkaUnavailableError, PostgresUnavailableError) as error:
+                _log.warning("subscription.interrupted", subscription=self.name, error=str(error))
+                await services.wait_any(RETRY_INTERVAL_S, stop)
+
+    async def _run_once(self, stop: asyncio.Event, settings: Settings, concurrency: int) -> None:
+        plan = Plan(
+            self.name,
+            source_of(settings.store),
+            self._handlers,
+            self._fallback,
+            self._failures,
+            self._order,
+            concurrency,
+            self._handler_timeout_s,
+            self._revoke_timeout_s,
+            self._stop_timeout_s,
+        )
+        async with self._opened(settings) as (pool, codec):
+            parker = Parker(settings, self.name, self._parked_events_max)
+            engine = Engine(plan, codec, parker, self._beginnings(settings, pool))
+            types = None if self._fallback is not None else tuple(self._handlers)
+            try:
+                async with (
+                    Membership.joined(settings, self._joining(settings, types), codec, engine) as member,
+                    beating(settings, pool, self.name, member, engine.facts, lambda: engine.counts.progressed_at),
+                ):
+                    await engine.run(member, stop)
+            finally:
+                await parker.close()
+
+    async def events(
+        self,
+        stop: asyncio.Event | None = None,
+        settings: Settings | None = None,
+        *,
+        types: Iterable[type[Event] | str] | None = None,
+    ) -> AsyncGenerator[RecordedEvent, None]:
+        """Yield events until ``stop`` is set, in order within a partition. One is handled when the next is asked for.
+
+        The one at hand when the loop is left (``break``, an exception, a stop) comes again at the next start; use
+        ``contextlib.aclosing`` to leave the group at that moment. ``types``: models or names; others pass by.
+
+        Raises:
+            HistoryGoneError: the next record is gone from Kafka.
+            KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
+        """
+        iteration = Iteration()
+        names = None if types is None else frozenset(map(name_of, types))
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
+            async for batch in found:
+                for place, event in enumerate(batch):
+                    iteration.index = place
+                    for part in as_read([event], names):
+                        yield part
+                    if iteration.is_current_gone or (stop is not None and stop.is_set()):
+                        iteration.index = place + 1
+                        break
+                else:
+                    iteration.index = len(batch)
+
+    async def batches(
+        self,
+        stop: asyncio.Event | None = None,
+        settings: Settings | None = None,
+        *,
+        types: Iterable[type[Event] | str] | None = None,
+    ) -> AsyncGenerator[list[RecordedEvent], None]:
+        """Yield events of one partition at a time, at most 1,000. A batch is handled when the next is asked for.
+
+        Raises: as ``events``.
+        """
+        iteration = Iteration()
+        names = None if types is None else frozenset(map(name_of, types))
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
+            async for batch in found:
+                if events := as_read(batch, names):
+                    yield events
+                iteration.index = len(batch)
+
+    async def _iterate(
+        self,
+        iteration: Iteration,
+        stop: asyncio.Event | None,
+        settings: Settings | None,
+        names: Collection[str] | None,
+    ) -> AsyncGenerator[list[RecordedEvent], None]:
+        settings = settings or Settings.load()
+        async with self._opened(settings) as (pool, codec):
+            iteration.begin_with(self._beginnings(settings, pool))
+            async with (
+                Membership.joined(settings, self._joining(settings, names), codec, iteration) as member,
+                beating(settings, pool, self.name, member, iteration.facts, lambda: iteration.waited_at),
+                aclosing(iteration.batches(member, stop or asyncio.Event())) as found,
+            ):
+                async for batch in found:
+                    yield batch.events
+
+    def _joining(self, settings: Settings, types: Collection[str] | None) -> Joining:
+        return Joining(
+            self.group_of(settings.store),
+            self._categories,
+            types,
+            settings.subscription_events_max,
+            settings.subscription_bytes_max,
+            self._revoke_timeout_s,
+        )
+
+    @asynccontextmanager
+    async def _opened(self, settings: Settings) -> AsyncIterator[tuple[postgres.Pool, Codec]]:
+        async with postgres.pool(settings.dsn, settings.store, f"gatelog subscription {self.name}", 2) as pool:
+            with postgres.translated(settings.store, settings.dsn):
+                async with pool.acquire() as connection:
+                    await migrations.check(connection, settings.store, PACKAGE)
+            codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
+            yield pool, codec
+
+    def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
+        starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
+
+        async def beginnings(places: Sequence[Place]) -> dict[Place, int]:
+            origin = await starts.origin(self.name, self._start, self._categories, group)
+            return await origin.offsets_of(settings, places)
+
+        return beginnings

@@ -1,0 +1,35 @@
+-- name: known
+-- Where a subscription began.
+SELECT start_position, start_time, start_offsets FROM @store.subscriptions WHERE name = $1
+
+-- name: remember
+-- The first member decides where the subscription begins.
+INSERT INTO @store.subscriptions (name, categories, start_position, start_time, start_offsets)
+VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
+
+-- name: all
+-- Every subscription that has run.
+SELECT name, categories, created_at FROM @store.subscriptions ORDER BY name
+
+-- name: beat
+-- A member says that it is alive, and how it is doing.
+INSERT INTO @store.subscription_members AS m (subscription, member, host, pid, polled_s_ago, progressed_s_ago, facts)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (subscription, member) DO UPDATE SET
+    beat_at = clock_timestamp(),
+    polled_s_ago = excluded.polled_s_ago,
+    progressed_s_ago = excluded.progressed_s_ago,
+    facts = excluded.facts
+
+-- name: bury
+-- Members that died without a word long ago are of no interest any more.
+DELETE FROM @store.subscription_members WHERE beat_at < clock_timestamp() - interval '1 day'
+
+-- name: leave
+DELETE FROM @store.subscription_members WHERE subscription = $1 AND member = $2
+
+-- name: members
+-- Who runs now, or was not heard of since.
+SELECT subscription, member, host, pid, started_at, polled_s_ago, progressed_s_ago, facts,
+    extract(epoch FROM clock_timestamp() - beat_at)::float8 AS beat_s_ago
+FROM @store.subscription_members ORDER BY started_at

@@ -1,0 +1,234 @@
+"""Kafka to Kafka, exactly once: what a function makes of events goes into the transaction that commits offsets."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+from uuid import uuid4
+
+from confluent_kafka import KafkaException, Producer
+
+from gatelog.core import kafka, logs, postgres
+from gatelog.core.errors import (
+    InvalidInputError,
+    KafkaUnavailableError,
+    PostgresUnavailableError,
+    ProjectionFailedError,
+)
+from gatelog.core.services import wait_any
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.membership import Membership
+from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, kafka_offsets
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import RecordedEvent
+from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
+from gatelog.schemas.registries import registry_of
+
+BATCH_EVENTS_MAX: Final = 2_000  # in one Kafka transaction
+POLL_S: Final = 0.25
+RETRY_INTERVAL_S: Final = 0.5
+TRANSACTION_TIMEOUT_MS: Final = 10_000  # after which what a dead member left open is aborted
+CALL_TIMEOUT_S: Final = 30.0
+
+_log = logs.logger("transform")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to produce. Its topic exists, and is not one of the store's."""
+
+    topic: str
+    value: bytes | None
+    key: str | bytes | None = None
+    headers: Sequence[tuple[str, str | bytes | None]] = ()
+
+
+Function: TypeAlias = Callable[[RecordedEvent], Awaitable[Iterable[Outgoing]]]
+FunctionT = TypeVar("FunctionT", bound=Function)
+
+
+class Transform:
+    """A consumer group that makes records of events. Each event's records are in Kafka once (read_committed).
+
+    It begins with the first record of each topic, in the order of each partition. A member that lost its partitions
+    is refused by Kafka, which knows the generation of its group.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        categories: Iterable[str] | None = None,
+        types: Iterable[type[Event] | str] | None = None,
+    ) -> None:
+        """Read some categories, or all, and of them some types, or all.
+
+        Raises:
+            InvalidInputError: the name is empty or holds control characters.
+        """
+        if not name or not name.isprintable():
+            raise InvalidInputError(f"Transform name {name!r} is empty or holds control characters.")
+        self.name = name
+        self.categories = None if categories is None else tuple(categories)
+        self.types = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
+        self._function: Function | None = None
+
+    def each(self, function: FunctionT) -> FunctionT:
+        """Register ``async def transform(event)``, which returns the records to produce. It may be called again.
+
+        Raises:
+            InvalidInputError: it is not an async function.
+        """
+        if not _is_async(function):
+            raise InvalidInputError(f"Transform {self.name!r}: its function must be an async function.")
+        self._function = function
+        return function
+
+    def group_of(self, store: str) -> str:
+        """Return the name of its consumer group in Kafka."""
+        return f"gatelog.{store}.transform.{self.name}"
+
+    async def run(self, stop: asyncio.Event, settings: Settings | None = None) -> None:
+        """Work until ``stop`` is set; then finish the transaction and leave. What passes is waited out.
+
+        Raises:
+            ProjectionFailedError: the function raised an error, which is its cause; its transaction was aborted.
+            InvalidInputError: it returned a record for a topic of the store.
+            HistoryGoneError: the next record is gone from Kafka; nothing was skipped.
+        """
+        settings = settings or Settings.load()
+        if self._function is None:
+            raise InvalidInputError(f"Transform {self.name!r} has no function: register one with `.each`.")
+        joining = Joining(self.group_of(settings.store), self.categories, self.types, BATCH_EVENTS_MAX * 2)
+        name = f"gatelog transform {self.name}"
+        while not stop.is_set():
+            try:
+                async with postgres.pool(settings.dsn, settings.store, name, 1) as pool:
+                    codec = Codec(registry_of(settings, pool), register=False)
+                    await _Session(settings, self.name, self._function, codec).run(joining, stop)
+            except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
+                # The transaction was aborted, or its outcome is not known: the committed offsets tell.
+                _log.warning("transform.interrupted", transform=self.name, error=str(error))
+                await wait_any(RETRY_INTERVAL_S, stop)
+
+
+class _Session:
+    """One membership and one producer. After any error of Kafka both are made anew."""
+
+    def __init__(self, settings: Settings, name: str, function: Function, codec: Codec) -> None:
+        self._settings = settings
+        self._properties = settings.kafka_properties
+        self._name = name
+        self._function = function
+        self._codec = codec
+        self._busy = asyncio.Lock()
+        self._types: Collection[str] | None = None
+        self._turns: dict[Place, int] = {}  # tells what came before a partition went and came back
+        own = kafka.client_properties(
+            self._properties,
+            transactional_id=f"gatelog.{settings.store}.transform.{name}.{uuid4()}",
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            partitioner="murmur2_random",
+        )
+        with kafka.legal(self._properties):
+            self._producer = Producer(own)
+
+    async def run(self, joining: Joining, stop: asyncio.Event) -> None:
+        self._types = joining.types
+        with kafka.translated(self._properties):
+            await asyncio.to_thread(self._producer.init_transactions, CALL_TIMEOUT_S)
+            async with Membership.joined(self._settings, joining, self._codec, self) as member:
+                while not stop.is_set():
+                    arrived = await self._arrived(member)
+                    async with self._busy:
+                        ours = [batch for batch, turn in arrived if self._turns.get(batch.place) == turn]
+                        if ours:
+                            await self._transact(member, ours)
+                    for batch, _ in arrived:
+                        member.release(len(batch.events), batch.size_bytes)
+
+    async def _arrived(self, member: Membership) -> list[tuple[Batch, int | None]]:
+        found: list[tuple[Batch, int | None]] = []
+        events, wait_s = 0, POLL_S
+        while events < BATCH_EVENTS_MAX and (batches := await member.next(wait_s)):
+            wait_s = 0
+            events += sum(len(batch.events) for batch in batches)
+            found += [(batch, self._turns.get(batch.place)) for batch in batches]
+        return found
+
+    async def _transact(self, member: Membership, batches: Sequence[Batch]) -> None:
+        producer = self._producer
+        producer.begin_transaction()
+        try:
+            for batch in batches:
+                for event in as_read(batch.events, self._types):
+                    for record in await self._made(event):
+                        await self._produce(record)
+            offsets = {batch.place: batch.next_offset for batch in batches}  # a later batch of a place is further on
+            metadata = await member.group_metadata()
+            await asyncio.to_thread(
+                producer.send_offsets_to_transaction, kafka_offsets(offsets), metadata, CALL_TIMEOUT_S
+            )
+            await asyncio.to_thread(producer.commit_transaction, CALL_TIMEOUT_S)
+        except KafkaException as error:
+            if not error.args[0].fatal():
+                await asyncio.to_thread(producer.abort_transaction, CALL_TIMEOUT_S)
+            raise
+        except BaseException:
+            await asyncio.to_thread(producer.abort_transaction, CALL_TIMEOUT_S)
+            raise
+
+    async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
+        try:
+            records = list(await self._function(event))
+        except Exception as error:
+            raise ProjectionFailedError(
+                self._name, event.stream, event.version, event.position, event.type
+            ) from error
+        for record in records:
+            if record.topic.startswith(f"{self._settings.store}."):
+                raise InvalidInputError(
+                    f"Transform {self._name!r} would write into {record.topic!r}, a topic of the store: only the "
+                    "relay does. Append an event instead."
+                )
+        return records
+
+    async def _produce(self, record: Outgoing) -> None:
+        arguments: dict[str, Any] = {"key": record.key, "headers": list(record.headers)}
+        while True:
+            try:
+                self._producer.produce(record.topic, record.value, **arguments)
+            except BufferError:  # its queue is full
+                await asyncio.to_thread(self._producer.poll, 0.1)
+            else:
+                return
+
+    # --- partitions come and go (see ``Owner``) -----------------------------------------------------
+
+    def bind(self, member: Membership) -> None:
+        self._member = member
+
+    async def assigned(self, places: Sequence[Place]) -> Offsets:
+        """Go on where the last transaction that is through has left off; one that is open is waited for."""
+        committed = await self._member.committed(places)
+        self._turn(places)
+        return {place: committed.get(place, 0) for place in places}
+
+    async def revoked(self, places: Sequence[Place]) -> Offsets:
+        """Finish the transaction in hand. It has committed the offsets."""
+        async with self._busy:
+            self._turn(places)
+        return {}
+
+    async def lost(self, places: Sequence[Place]) -> None:
+        self._turn(places)
+
+    def _turn(self, places: Sequence[Place]) -> None:
+        for place in places:
+            self._turns[place] = self._turns.get(place, 0) + 1
+
+
+def _is_async(function: object) -> bool:
+    return inspect.iscoroutinefunction(function)

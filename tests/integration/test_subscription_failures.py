@@ -1,0 +1,215 @@
+"""Handlers that fail: retries that hold up one stream only, parked events, what follows them, replay and drop."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+
+import pytest
+from support.models import Noted
+from support.running import running
+from support.subscribing import consuming, holds
+
+from gatelog.core.errors import ParkedFullError
+from gatelog.core.settings import Settings
+from gatelog.producer import ANY, Producer
+from gatelog.producer.relay import Relay
+from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
+from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
+from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.schemas import RecordedEvent
+
+QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
+
+
+@pytest.fixture(autouse=True)
+async def relay(settings: Settings) -> AsyncIterator[None]:
+    async with running(Relay(settings)):
+        yield
+
+
+async def append(producer: Producer, stream: str, *texts: str) -> None:
+    await producer.append(stream, [Noted(text=text) for text in texts], expected_version=ANY)
+
+
+def parked(settings: Settings, name: str) -> list[ParkedEvent]:
+    with ParkedTopic(settings, name) as topic:
+        return topic.all()
+
+
+def ask_again(settings: Settings, name: str) -> None:
+    with ParkedTopic(settings, name) as topic:
+        topic.write([(event.event_id, event.asked_again()) for event in topic.all()])
+
+
+class Handled:
+    """What a subscription's handler was called with, and when it must fail."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.poison: set[str] = set()
+
+        @subscription.on(Noted)
+        async def note(event: RecordedEvent[Noted]) -> None:
+            text = event.data.text
+            self.attempts[text] += 1
+            if text in self.poison:
+                raise ValueError(f"cannot bear {text}")
+            self.texts[event.stream].append(text)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.texts.values()))
+
+
+async def test_a_retry_holds_up_its_own_stream_only(settings: Settings, producer: Producer) -> None:
+    """The failing event waits for what comes after it in another stream: were that held up too, it would not end."""
+    await append(producer, "Note-bad", "first", "second")
+    await append(producer, "Note-good", *map(str, range(20)))
+    subscription = Subscription("s", concurrency=1, failures=Failures(first_delay_s=0.01, delay_max_s=0.05))
+    order: list[str] = []
+    good = 0
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        nonlocal good
+        good += event.stream == "Note-good"
+        if event.data.text == "first" and good < 20:
+            raise Retry("not yet", after_s=0.01)
+        order.append(event.data.text)
+
+    async with consuming(subscription, settings):
+        await holds(lambda: len(order) == 22, "all are handled")
+    assert order == [*map(str, range(20)), "first", "second"]
+
+
+async def test_a_poison_event_is_parked_and_its_stream_held_until_it_is_replayed(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-bad", "a", "poison", "b")
+    await append(producer, "Note-good", "x", "y")
+    subscription = Subscription("s", failures=QUICK)
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+        await holds(lambda: handled.count == 3, "the good ones are handled")
+
+        async def are_parked() -> list[ParkedEvent]:
+            found: list[ParkedEvent] = []
+            while len(found) < 2:
+                found = await asyncio.to_thread(parked, settings, "s")
+            return found
+
+        async with asyncio.timeout(30):
+            poison, later = await are_parked()
+        assert (poison.stream, poison.version, poison.attempts) == ("Note-bad", 2, 3)
+        assert poison.reason == "ValueError: cannot bear poison"
+        assert "cannot bear poison" in poison.trace
+        assert "Traceback" in poison.trace
+        assert dict(poison.headers)["ce_subject"] == b"Note-bad"
+        assert poison.value.endswith(b"poison")
+        assert (later.version, later.attempts, later.state) == (3, 0, ParkedState.PARKED)
+        assert handled.attempts["poison"] == 3
+        assert handled.attempts["b"] == 0, "it waits for the one before it"
+        handled.poison.clear()
+        await append(producer, "Note-bad", "c")
+        await asyncio.to_thread(ask_again, settings, "s")
+        await holds(lambda: handled.count == 6, "what was parked is handled, and what came after it")
+    assert handled.texts["Note-bad"] == ["a", "poison", "b", "c"], "in the order of the stream"
+    assert await asyncio.to_thread(parked, settings, "s") == []
+
+
+async def test_a_stream_goes_on_without_its_parked_event_if_that_is_wanted(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-1", "a", "poison", "b")
+    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+        await holds(lambda: handled.count == 2, "the others are handled")
+    assert handled.texts["Note-1"] == ["a", "b"]
+    (event,) = await asyncio.to_thread(parked, settings, "s")
+    assert event.version == 2
+
+
+async def test_what_is_parked_or_dropped_is_not_handled_when_it_comes_again(
+    settings: Settings, producer: Producer
+) -> None:
+    """A member dies after it parked and before it committed: simulated by forgetting the group's offsets."""
+    await append(producer, "Note-1", "poison", "dropped", "c")
+    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
+    handled = Handled(subscription)
+    handled.poison = {"poison", "dropped"}
+    async with consuming(subscription, settings):
+        await holds(lambda: handled.count == 1, "the good one is handled")
+    _poison, dropped = await asyncio.to_thread(parked, settings, "s")
+    with ParkedTopic(settings, "s") as topic:
+        await asyncio.to_thread(topic.write, [(dropped.event_id, None)])
+    await asyncio.to_thread(forget_offsets, settings, subscription.group_of(settings.store))
+    async with consuming(subscription, settings):
+        await holds(lambda: handled.count == 2, "what was handled comes again: at least once")
+    assert handled.attempts == {"poison": 1, "dropped": 1, "c": 2}
+    assert [event.version for event in await asyncio.to_thread(parked, settings, "s")] == [1]
+
+
+def forget_offsets(settings: Settings, group: str) -> None:
+    from gatelog.core import kafka
+
+    admin = kafka.admin(settings.kafka_properties)
+    admin.delete_consumer_groups([group])[group].result(30)
+
+
+async def test_a_handler_asks_to_skip_park_or_stop_and_may_return_or_raise_it(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-1", "skip", "park", "stop", "after")
+    subscription = Subscription("s", failures=Failures(hold_stream=False))
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> object:
+        seen.append(event.data.text)
+        if event.data.text == "skip":
+            return Skip("not for us")
+        if event.data.text == "park":
+            raise Park("a human must look")
+        if event.data.text == "stop":
+            return Stop("enough", handled=False)
+        return None
+
+    async with asyncio.timeout(60):
+        await subscription.run(asyncio.Event(), settings)
+        assert seen == ["skip", "park", "stop"]
+        (event,) = await asyncio.to_thread(parked, settings, "s")
+        assert (event.reason, event.attempts) == ("a human must look", 1)
+        await subscription.run(asyncio.Event(), settings)
+    assert seen == ["skip", "park", "stop", "stop"], "it was not handled, so it comes again, and only it"
+
+
+async def test_a_handler_that_hangs_is_given_up(settings: Settings, producer: Producer) -> None:
+    await append(producer, "Note-1", "hangs", "b")
+    subscription = Subscription("s", handler_timeout_s=0.1, failures=Failures(attempts_max=2, first_delay_s=0.01))
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        seen.append(event.data.text)
+        if seen.count("hangs") < 2:
+            await asyncio.Event().wait()
+
+    async with consuming(subscription, settings):
+        await holds(lambda: len(seen) == 3, "it is tried again, and then the next")
+    assert seen == ["hangs", "hangs", "b"]
+
+
+async def test_a_bound_on_what_is_parked_stops_the_subscription(settings: Settings, producer: Producer) -> None:
+    for number in range(3):
+        await append(producer, f"Note-{number}", "poison")
+    subscription = Subscription("s", failures=Failures(attempts_max=1), parked_events_max=2, concurrency=1)
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with asyncio.timeout(60):
+        with pytest.raises(ParkedFullError, match="2 events are parked"):
+            await subscription.run(asyncio.Event(), settings)
+    assert len(await asyncio.to_thread(parked, settings, "s")) == 2

@@ -1,0 +1,44 @@
+"""What is lost, and what strangers write: topics, tables, records."""
+
+from collections.abc import Sequence
+
+import asyncpg
+from confluent_kafka import Producer, TopicPartition
+
+from gatelog.core import kafka
+from gatelog.core.domain import topic_of
+from gatelog.core.settings import Settings
+from support.kafka import Seen
+
+
+def delete_topic(settings: Settings, category: str) -> None:
+    admin = kafka.admin(settings.kafka_properties)
+    for future in admin.delete_topics([topic_of(settings.store, category)]).values():
+        future.result(timeout=30)
+
+
+def truncate(settings: Settings, before: Seen) -> None:
+    """Remove what a partition holds before a record, as retention does."""
+    admin = kafka.admin(settings.kafka_properties)
+    for future in admin.delete_records([TopicPartition(before.topic, before.partition, before.offset)]).values():
+        future.result()
+
+
+def write(settings: Settings, like: Seen, headers: Sequence[dict[str, str]], value: bytes | None = None) -> None:
+    """Write records with these headers beside one that was seen, as a stranger would."""
+    writer = Producer({"bootstrap.servers": settings.kafka_properties["bootstrap.servers"]})
+    for each in headers:
+        encoded: list[tuple[str, str | bytes | None]] = [(name, text.encode()) for name, text in each.items()]
+        content = like.value if value is None else value
+        writer.produce(like.topic, key=like.key, value=content, headers=encoded, partition=like.partition)
+    assert writer.flush(20) == 0
+
+
+async def empty_index(settings: Settings) -> None:
+    """Lose the rows of the index, by a superuser's hand."""
+    connection = await asyncpg.connect(settings.dsn)
+    await connection.execute(
+        f"ALTER TABLE {settings.store}.events DISABLE TRIGGER ALL; TRUNCATE {settings.store}.events;"
+        f"ALTER TABLE {settings.store}.events ENABLE TRIGGER ALL"
+    )
+    await connection.close()
