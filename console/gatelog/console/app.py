@@ -16,6 +16,7 @@ from gatelog.console import (
     indexing,
     parked,
     projections,
+    reading,
     reconciling,
     republishing,
     running,
@@ -82,7 +83,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     republishing.republish,
     verifying.verify,
     events.append,
-    events.read,
+    reading.read,
     events.tail,
     demo.demo,
 ]

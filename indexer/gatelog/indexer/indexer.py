@@ -125,10 +125,8 @@ class _Session:
         rows_max = self._settings.index_rows_max
         try:
             messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        except LogMismatchError:
-            await asyncio.to_thread(
-                topics.refuse_gaps, self._properties, self._next
-            )  # says it exactly, if it is that
+        except LogMismatchError:  # if it is that, this says it exactly
+            await asyncio.to_thread(topics.refuse_gaps, self._properties, self._next)
             raise
         batch = await self._reader.read(messages, self._next)
         if self._writing is not None and (messages or self._writing.done()):

@@ -229,7 +229,7 @@ class Reconciliation:
             await connection.execute(sql["empty_outbox"])
             await connection.execute(sql["put_published"], mark["snapshot"])
             await connection.execute(sql["put_due"])
-            await connection.execute(sql["set_gate"], StreamClosed.event_type)
+            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position)
             ends = json.dumps(self._seen.ends)
             at = found.kafka_position
             await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])
