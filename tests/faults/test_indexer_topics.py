@@ -7,8 +7,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 from support.kafka import Seen, records_of
-from support.losses import delete_topic, truncate, write
-from support.reconciling import append, publish
+from support.losses import delete_topic, topics_are_gone, truncate, write
+from support.reconciling import append, publish, republish
 from support.running import running
 from support.waiting import until
 
@@ -101,3 +101,10 @@ async def test_records_that_retention_removed_before_they_were_indexed_are_named
     with pytest.raises(LogMismatchError, match=rf"partition {records[0].partition}: offsets {first} to {last}\. "):
         await refused(settings)
     assert await connection.fetchval(f"SELECT position FROM {settings.store}.index_frontier") == 1
+    # The way back: what is not indexed is in the outbox.
+    await asyncio.to_thread(delete_topic, settings, "Note")
+    await topics_are_gone(settings)
+    assert (await republish(settings)).from_outbox == 3
+    assert [r.event_id for r in await asyncio.to_thread(records_of, settings)] == [r.event_id for r in records]
+    async with running(Relay(settings), Indexer(settings)), Reader.connect(settings) as reader:
+        assert await reader.indexed([r.event_id for r in records]) == [1, 2, 3, 4]

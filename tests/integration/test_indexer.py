@@ -33,6 +33,19 @@ async def test_frontier_left_behind_by_a_crash_is_caught_up(
         await until(partial(_frontier_is, reader, 2), "the frontier is where the rows are")
 
 
+async def test_jsonb_is_stored_or_not_and_reads_return_the_same(
+    settings: Settings, producer: Producer, reader: Reader, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    bare = settings.model_copy(update={"index_jsonb": False})
+    for text, wanted in (("one", settings), ("two", bare)):
+        done = await producer.append("Note-1", [Noted(text=text)], expected_version=ANY)
+        async with running(Relay(settings), Indexer(wanted)):
+            await reader.indexed(done.event_ids)
+    assert [event.as_dict() async for event in reader.stream("Note-1")] == [{"text": "one"}, {"text": "two"}]
+    data = f"SELECT data ->> 'text' AS text FROM {settings.store}.event_log ORDER BY position"
+    assert [row["text"] for row in await connection.fetch(data)] == ["one", None]
+
+
 async def _frontier_is(reader: Reader, position: int) -> bool:
     return await reader.frontier() == position
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from support.reconciling import append, publish
 from support.running import running
 from support.waiting import until
 
+from gatelog.core import postgres
 from gatelog.core.errors import RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
+from gatelog.indexer.fresh import Fresh
 from gatelog.indexer.rebuild import rebuild
 from gatelog.producer import ANY, Producer
 from gatelog.producer.outbox import OutboxKeeper
@@ -40,6 +43,10 @@ async def objects(connection: "asyncpg.Connection[asyncpg.Record]", store: str) 
         SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = $1 AND tablename = 'events'
         UNION ALL SELECT 'constraint', conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
             WHERE conrelid = format('%I.events', $1)::regclass
+        UNION ALL SELECT 'statistics', pg_get_statisticsobjdef(oid) FROM pg_statistic_ext
+            WHERE stxrelid = format('%I.events', $1)::regclass
+        UNION ALL SELECT 'comment', indexrelid::regclass || obj_description(indexrelid, 'pg_class') FROM pg_index
+            WHERE indrelid = format('%I.events', $1)::regclass AND obj_description(indexrelid, 'pg_class') IS NOT NULL
         UNION ALL SELECT 'trigger', pg_get_triggerdef(oid) FROM pg_trigger
             WHERE tgrelid = format('%I.events', $1)::regclass
         UNION ALL SELECT 'view', viewname || ' ' || definition FROM pg_views WHERE schemaname = $1
@@ -122,6 +129,8 @@ async def test_reads_appends_and_indexing_go_on_while_the_index_is_switched(
     await connection.execute(f"CREATE ROLE {role}")
     await connection.execute(
         f"CREATE INDEX events_of_ours ON {settings.store}.events ((data_json ->> 'text'));"
+        f"CREATE STATISTICS {settings.store}.of_ours ON stream, type FROM {settings.store}.events;"
+        f"COMMENT ON INDEX {settings.store}.events_of_ours IS 'it''s ours';"
         f"CREATE VIEW {settings.store}.ours WITH (security_barrier) AS SELECT position FROM {settings.store}.events;"
         f"GRANT SELECT ON {settings.store}.events TO {role}; GRANT SELECT ON {settings.store}.event_log TO PUBLIC;"
         f"GRANT UPDATE (data_json) ON {settings.store}.events TO {role}"
@@ -257,18 +266,29 @@ async def judge_positions(settings: Settings, upto: int) -> None:
 
 
 async def test_a_switch_waits_for_a_reader_whose_snapshot_is_older_than_the_fresh_index(
-    settings: Settings, producer: Producer
+    settings: Settings, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(producer, "Note-1", *"abc")
     await publish(settings, 3)
     own = await asyncpg.connect(settings.dsn)
     read = f"SELECT position FROM {settings.store}.indexed_events WHERE stream = 'Note-1' ORDER BY version"
     waits = asyncio.Event()
+    look = Fresh.oldest_reader
+
+    async def oldest_reader(self: Fresh, pool: postgres.Pool, since: datetime) -> asyncpg.Record | None:
+        found = await look(self, pool, since)
+        if found is not None:
+            waits.set()
+        return found
+
+    monkeypatch.setattr(Fresh, "oldest_reader", oldest_reader)
     transaction = own.transaction(isolation="repeatable_read")
     await transaction.start()
     await own.fetchval("SELECT 1")  # it has its snapshot, and has read nothing of gatelog's
-    rebuilding = asyncio.create_task(rebuild(settings, lambda stage, *_: waits.set() if "switch" in stage else None))
-    await waits.wait()
+    rebuilding = asyncio.create_task(rebuild(settings, silent))
+    waiting = asyncio.create_task(waits.wait())
+    await asyncio.wait({rebuilding, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
     assert [row["position"] for row in await own.fetch(read)] == [1, 2, 3]
     await transaction.commit()
     assert (await rebuilding).frontier == 3

@@ -8,14 +8,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 from support.kafka import Seen, records_of
-from support.losses import delete_topic, truncate
+from support.losses import delete_topic, topics_are_gone, truncate
 from support.models import Noted
 from support.processes import environment, gatelog
-from support.reconciling import append, look, pipeline, publish
+from support.reconciling import append, look, pipeline, publish, republish
 from support.running import running
 from support.waiting import until
 
-from gatelog.core import kafka
 from gatelog.core.errors import LogMismatchError, ReconcileRefusedError
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
@@ -39,14 +38,6 @@ def content(records: list[Seen]) -> list[tuple[object, ...]]:
     return [(r.topic, r.partition, r.key, [*r.headers.items()], r.value, r.timestamp) for r in records]
 
 
-async def topics_are_gone(settings: Settings) -> None:
-    async def are_gone() -> bool:
-        found = await asyncio.to_thread(kafka.partitions_of, kafka.admin(settings.kafka_properties), settings.kafka)
-        return not any(name.startswith(f"{settings.store}.") for name in found)
-
-    await until(are_gone, "the topics are gone")
-
-
 async def some_events(producer: Producer) -> None:
     """Of all shapes: metadata, correlation, several categories, many streams in each partition."""
     for nth in range(40):
@@ -60,28 +51,26 @@ async def some_events(producer: Producer) -> None:
 
 
 async def test_lost_topics_are_filled_with_the_same_records(settings: Settings, tmp_path: Path) -> None:
-    """All of them, by the command line; relay and indexer go on, as if nothing had been lost."""
+    """One of two, by the command line; relay and indexer go on, as if nothing had been lost."""
     env = environment(settings)
     async with Producer.connect(settings) as producer:
         await some_events(producer)
         await publish(settings, 120)
         before = await asyncio.to_thread(records_of, settings)
-        for category in ("Note", "Bücher"):
-            await asyncio.to_thread(delete_topic, settings, category)
-        await topics_are_gone(settings)
+        await asyncio.to_thread(delete_topic, settings, "Bücher")
         (due,) = await append(producer, "Note-1", "due")
         with pytest.raises(LogMismatchError):
             await run_all(asyncio.Event(), Relay(settings))
         dry = await asyncio.to_thread(gatelog, ["republish"], env, tmp_path)
         assert dry.returncode == 8, dry.stderr
-        assert "80 events are missing, positions" in dry.stdout
-        assert "`gatelog republish --apply` writes 120 records" in dry.stdout
-        assert await asyncio.to_thread(records_of, settings) == [], "a look writes nothing"
+        assert "40 events are missing, positions 3 to 120 (it did not exist; 3 partitions)" in dry.stdout
+        assert "`gatelog republish --apply` writes 40 records" in dry.stdout
+        assert len(await asyncio.to_thread(records_of, settings)) == 80, "a look writes nothing"
 
         done = await asyncio.to_thread(gatelog, ["republish", "--apply", "--json"], env, tmp_path)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
-        assert (report["events"], report["kafka_position"], len(report["anew"])) == (120, 120, 2)
+        assert (report["events"], report["kafka_position"], len(report["anew"])) == (40, 120, 1)
         assert content(await asyncio.to_thread(records_of, settings)) == content(before)
         again = await asyncio.to_thread(gatelog, ["republish"], env, tmp_path)
         assert (again.returncode, "lacks nothing" in again.stdout) == (0, True)
@@ -122,15 +111,6 @@ async def test_events_that_no_index_had_seen_come_from_the_outbox(
             assert await reader.indexed([more]) == [7]
             assert [event.position async for event in reader.all()] == list(range(1, 8))
     assert await connection.fetchval(f"SELECT count(*) FROM {settings.store}.unreadable_records") == 0
-
-
-async def republish(settings: Settings) -> Plan:
-    """As the command does."""
-    from gatelog.console.progress import StageBars, bars
-    from gatelog.console.republishing import _run
-
-    with bars() as progress:
-        return (await _run(settings, StageBars(progress), apply=True))[0]
 
 
 async def test_what_would_break_the_order_is_refused(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """What is lost, and what strangers write: topics, tables, records."""
 
+import asyncio
 from collections.abc import Sequence
 
 import asyncpg
@@ -9,12 +10,23 @@ from gatelog.core import kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.settings import Settings
 from support.kafka import Seen
+from support.waiting import until
 
 
 def delete_topic(settings: Settings, category: str) -> None:
     admin = kafka.admin(settings.kafka_properties)
     for future in admin.delete_topics([topic_of(settings.store, category)]).values():
         future.result(timeout=30)
+
+
+async def topics_are_gone(settings: Settings) -> None:
+    """Wait until Kafka has done what it was told."""
+
+    async def are_gone() -> bool:
+        found = await asyncio.to_thread(kafka.partitions_of, kafka.admin(settings.kafka_properties), settings.kafka)
+        return not any(name.startswith(f"{settings.store}.") for name in found)
+
+    await until(are_gone, "the topics are gone")
 
 
 def truncate(settings: Settings, before: Seen) -> None:

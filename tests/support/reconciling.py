@@ -8,6 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
+from gatelog.console.republishing import run as run_republish
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
@@ -16,6 +17,7 @@ from gatelog.producer.findings import Findings
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.reconcile import reconciliation
 from gatelog.producer.relay import Relay
+from gatelog.producer.republish import Plan
 from gatelog.reader import Reader
 from support.models import Noted
 from support.running import running
@@ -60,6 +62,11 @@ async def repair(settings: Settings, dropped: list[asyncpg.Record] | None = None
 
     async with reconciliation(settings) as made:
         return await made.apply(keep if dropped is not None else None)
+
+
+async def republish(settings: Settings) -> Plan:
+    """As the command does."""
+    return (await run_republish(settings, lambda *_: None, apply=True))[0]
 
 
 async def damage_witness(settings: Settings) -> None:

@@ -24,6 +24,7 @@ from gatelog.console import (
     schema_copy,
     schema_files,
     schema_registry,
+    schema_replay,
     services,
     serving,
     store,
@@ -102,6 +103,7 @@ _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "generate": schema_files.generate,
     "export": schema_files.export,
     "copy": schema_copy.copy_,
+    "replay": schema_replay.replay,
 }
 for name, command in _SCHEMA_COMMANDS.items():
     schemas.command(name)(command)

@@ -13,7 +13,7 @@ from gatelog.console.progress import StageBars, bars
 from gatelog.core import logs, migrations, postgres
 from gatelog.core.settings import Settings
 from gatelog.indexer import topics as indexed_topics
-from gatelog.producer.republish import Plan, TopicPlan, republication
+from gatelog.producer.republish import Plan, Report, TopicPlan, republication
 
 DISAGREE: Final = 8
 
@@ -35,7 +35,7 @@ def republish(
     settings = options.settings_of(store, home)
     logs.configure(json=json or not sys.stderr.isatty())
     with bars() as progress:
-        plan, anew = asyncio.run(_run(settings, StageBars(progress), apply=apply))
+        plan, anew = asyncio.run(run(settings, StageBars(progress), apply=apply))
     if json:
         print_json(
             {**asdict(plan), "events": plan.events, "obstacles": plan.obstacles, "applied": apply, "anew": anew}
@@ -46,7 +46,8 @@ def republish(
         raise typer.Exit(DISAGREE)
 
 
-async def _run(settings: Settings, report: StageBars, *, apply: bool) -> tuple[Plan, list[str]]:
+async def run(settings: Settings, report: Report, *, apply: bool) -> tuple[Plan, list[str]]:
+    """Return what Kafka lacks, and after ``apply`` the topics that were made anew; raises what it meets."""
     async with republication(settings, report) as made:
         if not apply:
             return await made.look(), []

@@ -55,6 +55,8 @@ def _show(store: str, done: Verified) -> None:
         facts["unreadable records"] = f"{done.unreadable:,}: `gatelog index unreadable` lists them"
     if done.foreign:
         facts["foreign records"] = f"{done.foreign:,}, passed over"
+    if done.copies:
+        facts["copies"] = f"{done.copies:,} records repeat others to the letter, passed over"
     print_table(f"Store {store!r}", facts)
     for kind, number in done.differences.items():
         typer.echo(f"{kind}: {number:,}")

@@ -35,6 +35,7 @@ class Verified:
     waiting: int  # events of the outbox that were compared; 0 for a range
     unreadable: int  # records that were kept aside and are open
     foreign: int
+    copies: int
     seconds: float
     differences: dict[str, int]
     examples: dict[str, list[str]]

@@ -130,10 +130,11 @@ class Fresh:
         triggers = await connection.fetch(sql["triggers"])
         for privilege in await connection.fetch(sql["privileges"]):
             await connection.execute(privilege["ddl"])
-        for trigger in triggers:
-            await connection.execute(trigger["drop"])
+        statistics, comments = await connection.fetch(sql["statistics"]), await connection.fetch(sql["comments"])
+        for row in (*triggers, *statistics):
+            await connection.execute(row["drop"])
         await connection.execute(sql["swap"])  # locks the live table against readers
-        for row in (*triggers, *views):
+        for row in (*triggers, *statistics, *comments, *views):
             await connection.execute(row["ddl"])
         await connection.execute(sql["take_over"])
         await connection.execute(sql["settle_unreadable"])
@@ -146,6 +147,7 @@ class Fresh:
         """
         await self.connection.execute(self._sql["drop_retired"])
         await self.connection.execute(self._sql["drop_fresh"])
+        await self.connection.execute(self._sql["analyze"])
 
 
 def _named(text: str, names: dict[str, str]) -> str:

@@ -8,12 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import logs, migrations, postgres, tail
+from gatelog.core import logs, migrations, postgres, shards, tail
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -29,6 +30,7 @@ CONNECTIONS_MAX: Final = 3
 NEAR_RECORDS: Final = 5_000  # a round of so few is near enough for the switch
 PAUSE_S_MAX: Final = 10.0  # that indexers are held for a switch
 SNAPSHOT_WAIT_S_MAX: Final = 2.0  # of this, for readers under old snapshots
+QUIET_S: Final = 1.0  # who reads under a snapshot that is older is waited for before indexers are held
 WAIT_S: Final = 0.5
 _CHECK_S: Final = 0.05
 
@@ -97,6 +99,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Fresh, postgres.Poo
     try:
         async with postgres.pool(dsn, store, "gatelog rebuild", CONNECTIONS_MAX) as pool:
             with postgres.translated(store, dsn):
+                if await shards.check_gate(connection, settings) is not None:
+                    raise RebuildRefusedError(
+                        "The index is in other databases than the gate. To fill one of them anew, drop the store's "
+                        "schema there, run `gatelog init`, and let indexers run: see docs/scaling.md."
+                    )
                 await migrations.check(connection, store, PACKAGE)
                 fresh = Fresh(connection, store)
                 await fresh.prepare()
@@ -159,7 +166,7 @@ class _Rebuild:
         await self._catch_up(writer)
         self._refuse_less(await self._compared(0, known))
         self._report("switch", 0, 1)
-        while not await self._switched(writer, known):
+        while not (await self._is_quiet() and await self._switched(writer, known)):
             await asyncio.sleep(WAIT_S)
             await self._catch_up(writer)
         self._report("switch", 1, 1)
@@ -229,6 +236,13 @@ class _Rebuild:
                 "index rebuild --restart`."
             )
 
+    async def _is_quiet(self) -> bool:
+        """Say whether nobody reads under a snapshot that would hold the switch up, and the indexers with it."""
+        since = await self._pool.fetchval("SELECT clock_timestamp()") - timedelta(seconds=QUIET_S)
+        if (reader := await self._fresh.oldest_reader(self._pool, since)) is not None:
+            _log.info("rebuild.waits", why=_reader(reader))
+        return reader is None
+
     async def _switched(self, writer: Writer, known: int) -> bool:
         """Try to switch. The live index was compared up to its frontier ``known``."""
         connection = self._fresh.connection
@@ -256,11 +270,14 @@ class _Rebuild:
         live = await self._fresh.live_offsets()
         behind = {place: offset for place, offset in live.items() if self._next.get(place, 0) < offset}
         if behind:
-            names = {name for name, _ in behind}
-            widths = {name: 1 + max(p for n, p in behind if n == name) for name in names}
-            starts = {name: [self._next.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
-            ends = {name: [behind.get((name, p), 0) for p in range(width)] for name, width in widths.items()}
-            await self._read(writer, starts, starts, ends)
+            there = await asyncio.to_thread(topics.of_names, self._properties, {name for name, _ in behind})
+            ends = await asyncio.to_thread(tail.ends_of, self._properties, there)
+            upto = {
+                name: [min(end, behind.get((name, p), 0)) for p, end in enumerate(offsets)]
+                for name, offsets in ends.items()
+            }
+            starts = {name: [self._next.get((name, p), 0) for p in range(len(each))] for name, each in upto.items()}
+            await self._read(writer, starts, starts, upto)
 
     async def _wait_for_old_snapshots(self) -> None:
         """Wait until every snapshot sees all of the fresh index: an older one would find a hole in it."""
@@ -268,8 +285,12 @@ class _Rebuild:
         deadline = asyncio.get_running_loop().time() + SNAPSHOT_WAIT_S_MAX
         while (reader := await self._fresh.oldest_reader(self._pool, since)) is not None:
             if asyncio.get_running_loop().time() > deadline:
-                raise _NotNowError(
-                    f"session {reader['pid']} ({reader['application_name'] or 'unnamed'}) reads under an older "
-                    f"snapshot; its transaction began at {reader['xact_start']:%H:%M:%S}. Tried again"
-                )
+                raise _NotNowError(_reader(reader))
             await asyncio.sleep(_CHECK_S)
+
+
+def _reader(row: asyncpg.Record) -> str:
+    return (
+        f"session {row['pid']} ({row['application_name'] or 'unnamed'}) reads under an older snapshot; its "
+        f"transaction began at {row['xact_start']:%H:%M:%S}. Tried again"
+    )

@@ -102,6 +102,20 @@ JOIN pg_class v ON v.oid = r.ev_class
 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
     AND d.refobjid = '@store.events'::regclass AND v.relkind = 'v'
 
+-- name: statistics
+-- They stay in their schema when a table leaves it.
+SELECT format('DROP STATISTICS %I.%I', n.nspname, s.stxname) AS drop, pg_get_statisticsobjdef(s.oid) AS ddl
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+WHERE s.stxrelid = '@store.events'::regclass
+
+-- name: comments
+SELECT format('COMMENT ON INDEX @store.%I IS %L', c.relname, obj_description(c.oid, 'pg_class')) AS ddl
+FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid
+WHERE x.indrelid = '@store.events'::regclass AND obj_description(c.oid, 'pg_class') IS NOT NULL
+
+-- name: analyze
+ANALYZE @store.events
+
 -- name: swap
 CREATE SCHEMA @retired;
 ALTER TABLE @store.events SET SCHEMA @retired;

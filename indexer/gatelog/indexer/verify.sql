@@ -14,6 +14,10 @@ FROM @store.published p, @store.index_frontier f
 -- name: offsets
 SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition
 
+-- name: dismissed
+-- Records that somebody has looked at, and that are not to be indexed.
+SELECT topic, partition, "offset" FROM @store.unreadable_records WHERE resolution LIKE 'dismissed:%' LIMIT $1
+
 -- name: topics
 SELECT topic, topic_id FROM @store.index_topics
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, tail
+from gatelog.core import migrations, postgres, shards, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -69,6 +69,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
 
     Raises:
         RelayActiveError: a relay is active.
+        ReconcileRefusedError: the index is in other databases than the gate.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
@@ -94,6 +95,11 @@ async def relays_kept_out(
     try:
         with postgres.translated(store, dsn):
             await migrations.check(connection, store, PACKAGE)
+            if await shards.check_gate(connection, settings) is not None:
+                raise ReconcileRefusedError(
+                    f"Store {store!r}: its index is in other databases than the gate. Neither `gatelog reconcile` "
+                    "nor `gatelog republish` can compare those yet. Nothing was changed. See docs/scaling.md."
+                )
             sql = queries("gatelog.producer", "reconcile.sql", store)
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
@@ -229,7 +235,7 @@ class Reconciliation:
             await connection.execute(sql["empty_outbox"])
             await connection.execute(sql["put_published"], mark["snapshot"])
             await connection.execute(sql["put_due"])
-            await connection.execute(sql["set_gate"], StreamClosed.event_type)
+            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position)
             ends = json.dumps(self._seen.ends)
             at = found.kafka_position
             await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])

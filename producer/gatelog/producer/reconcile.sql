@@ -199,9 +199,13 @@ FROM (
 ) q
 
 -- name: set_gate
--- Streams that Kafka knows better, or that lost conflicting events, end where their last event is.
+-- Streams that Kafka knows better, or that lost conflicting events, end where their last event is. So do those of events
+-- past what Postgres says was published ($2): an index that was filled again, or an indexer that has gone on, is ahead of
+-- a gate that was lost or restored.
 WITH touched AS (
-    SELECT stream FROM found UNION SELECT stream FROM judged WHERE fate = 'conflicting'
+    SELECT stream FROM found
+    UNION SELECT stream FROM judged WHERE fate = 'conflicting'
+    UNION SELECT stream FROM @store.indexed_events WHERE position > $2::bigint
 ), ends AS (
     SELECT DISTINCT ON (e.stream) e.stream, e.version, e.type
     FROM (
