@@ -36,7 +36,7 @@ INDEXED: Final = 200_000
 EVERYTHING: Final = 1_000_000
 LONG: Final = 10_000  # events of the long stream
 SHORT: Final = 10
-SHORT_READS: Final = 2_000
+SHORT_READS: Final = 10_000
 READERS: Final = 32
 SECONDS: Final = 4.0
 RATE: Final = 200  # appends a second on the quiet store
@@ -159,15 +159,17 @@ async def rate(count: int, work: Callable[[], Awaitable[int]]) -> float:
     return count / (time.perf_counter() - begun)
 
 
-async def p50_us(read: Callable[[str], Awaitable[int]], streams: int) -> float:
-    """Return the median time of reading one short stream after the other."""
-    chance, took = random.Random(1), []
+async def p50_us(*reads: Callable[[str], Awaitable[int]], streams: int) -> list[float]:
+    """Return the median times of reading one short stream after the other, read by read in turns."""
+    chance = random.Random(1)
+    took: list[list[float]] = [[] for _ in reads]
     for _ in range(SHORT_READS):
-        stream = f"Order-{chance.randrange(streams)}"
-        begun = time.perf_counter()
-        assert await read(stream) == SHORT
-        took.append(time.perf_counter() - begun)
-    return statistics.median(took) * 1e6
+        for place, read in enumerate(reads):
+            stream = f"Order-{chance.randrange(streams)}"
+            begun = time.perf_counter()
+            assert await read(stream) == SHORT
+            took[place].append(time.perf_counter() - begun)
+    return [statistics.median(each) * 1e6 for each in took]
 
 
 async def reads_per_s(read: Callable[[str], Awaitable[int]], streams: int) -> float:
@@ -241,7 +243,7 @@ async def short_reads(store: Settings, reader: Reader, bare: "asyncpg.Connection
     async def fetch(stream: str) -> int:
         return len(await bare.fetch(one, stream))
 
-    mine, theirs = await alternate(partial(p50_us, own, streams), partial(p50_us, fetch, streams))
+    mine, theirs = await p50_us(own, fetch, streams=streams)
     many, bench = await alternate(partial(reads_per_s, own, streams), partial(pgbench_reads, store, streams))
     return [
         Result("stream 10 p50", mine, "us", "bare asyncpg fetch", theirs, 1.3, True),

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 from bench.baselines import pgbench_script
@@ -198,3 +200,26 @@ async def message_db(dsn: str, seconds: int) -> float:
     script = _WRITE_MESSAGE
     async with asyncio.timeout(seconds + 30):
         return await pgbench_script(dsn, script, CALLERS, seconds, variables, "-c search_path=message_store,public")
+
+
+def avroschema_order() -> Any:  # noqa: ANN401 - a class of a library that few install
+    """Return the order of ``bench.schemas`` as a model of dataclasses-avroschema."""
+    from dataclasses_avroschema.pydantic import AvroBaseModel
+    from dataclasses_avroschema.types import condecimal
+
+    amount: Any = condecimal(max_digits=12, decimal_places=2)
+
+    class Item(AvroBaseModel):  # type: ignore[misc,unused-ignore] # untyped where it is not installed
+        sku: str
+        quantity: int
+        price: amount
+
+    class Order(AvroBaseModel):  # type: ignore[misc,unused-ignore] # see above
+        order_id: UUID
+        customer: str
+        total: amount
+        at: datetime
+        items: list[Item]
+        note: str = ""
+
+    return Order

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import asyncpg
 import pytest
+from support.databases import databases
 from support.projections import Connection, dropped_with_their_store
 from support.running import running
 
@@ -104,6 +105,13 @@ def endpoints(pytestconfig: pytest.Config) -> Iterator[Endpoints]:
         yield Endpoints(local.up(only="postgres").postgres_dsn, servers)
     else:
         yield local.up()  # by each worker: the first one starts them
+
+
+@pytest.fixture(scope="session")
+async def spare_dsns(endpoints: Endpoints) -> AsyncIterator[list[str]]:
+    """Two databases beside the one of the gates, for tests that have their index elsewhere."""
+    async with databases(endpoints.postgres_dsn, 2) as dsns:
+        yield dsns
 
 
 @pytest.fixture(scope="session")

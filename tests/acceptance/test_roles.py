@@ -3,67 +3,117 @@
 import re
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import asyncpg
-import pytest
 from pydantic import SecretStr
+from support.apart import connected
+from support.databases import sharded
 from support.models import Noted
 from support.running import running
 from support.waiting import until
 
+from gatelog.console.store import initialise
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, HistoricEvent, Producer
+from gatelog.producer.elsewhere.frontier import FrontierKeeper
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
+_OF_INDEX = {  # the text says so
+    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records", "index_topics", "cursor_key"
+}  # fmt: skip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def as_role(settings: Settings, role: str) -> Settings:
-    parts = urlsplit(settings.dsn)
-    dsn = parts._replace(netloc=f"{role}:{role}@{parts.hostname}:{parts.port}").geturl()
-    return settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
+    """Settings by which every connection, to the gate and to the index, is that role's."""
+    own = [urlsplit(dsn) for dsn in (settings.dsn, *settings.shard_dsns)]
+    dsns = [SecretStr(at._replace(netloc=f"{role}:{role}@{at.hostname}:{at.port}").geturl()) for at in own]
+    return settings.model_copy(update={"postgres_dsn": dsns[0], "index_dsns": tuple(dsns[1:])})
 
 
-@pytest.fixture
-async def roles(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
-) -> AsyncIterator[tuple[Settings, Settings]]:
+def documented(settings: Settings, tag: str) -> list[str]:
+    """The statements of the document, for this store and our own roles: for the gate, more for it, for the index."""
+    text = DOCUMENT.read_text(encoding="utf-8").partition("### Roles")[2].partition("\n### ")[0]
+    blocks = [block.replace("gatelog", settings.store) for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)]
+    assert len(blocks) == 3
+    return [re.sub(r"\b(app|worker)\b(?=[,;])", rf"\g<1>{tag}", block) for block in blocks]
+
+
+@asynccontextmanager
+async def roles(settings: Settings) -> AsyncIterator[tuple[Settings, Settings]]:
     """Roles that have what the documentation grants, and nothing else: app and worker."""
     tag = secrets.token_hex(4)
-    grants = re.search(r"### Roles.*?```sql\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    assert grants is not None
-    text = grants[1].replace("gatelog", settings.store)
-    for role in ("app", "worker"):
-        text = re.sub(rf"\b{role}\b(?=[,;])", f"{role}{tag}", text)
-        await connection.execute(f"CREATE ROLE {role}{tag} LOGIN PASSWORD '{role}{tag}'")
-    await connection.execute(text)
-    yield as_role(settings, f"app{tag}"), as_role(settings, f"worker{tag}")
-    await connection.execute(f"DROP OWNED BY app{tag}, worker{tag}; DROP ROLE app{tag}, worker{tag}")
+    gate, more, index = documented(settings, tag)
+    grants = {settings.dsn: [gate]}
+    if settings.index_dsns:
+        replaced = r"GRANT [^;]*?(index_offsets|\.events|cursor_key)[^;]*;"
+        grants = {settings.dsn: [re.sub(replaced, _without_index, gate), more], settings.shard_dsns[0]: [index]}
+    async with connected(settings.dsn) as connection:
+        for role in ("app", "worker"):
+            await connection.execute(f"CREATE ROLE {role}{tag} LOGIN PASSWORD '{role}{tag}'")
+    for dsn, texts in grants.items():
+        async with connected(dsn) as connection:
+            for text in texts:
+                await connection.execute(text)
+    try:
+        yield as_role(settings, f"app{tag}"), as_role(settings, f"worker{tag}")
+    finally:
+        for dsn in reversed(grants):
+            async with connected(dsn) as connection:
+                await connection.execute(f"DROP OWNED BY app{tag}, worker{tag}")
+        async with connected(settings.dsn) as connection:
+            await connection.execute(f"DROP ROLE app{tag}, worker{tag}")
 
 
-async def test_the_documented_grants_are_enough(roles: tuple[Settings, Settings]) -> None:
-    app, worker = roles
+def _without_index(grant: re.Match[str]) -> str:
+    tables = [name for name in re.findall(r"\w+\.(\w+)", grant[0]) if name not in _OF_INDEX]
+    if not tables:
+        return ""
+    before, after = grant[0].split(" ON ")[0], grant[0].split(" TO ")[1]
+    store = re.findall(r"(\w+)\.\w+", grant[0])[0]
+    return f"{before} ON {', '.join(f'{store}.{name}' for name in tables)} TO {after}"
+
+
+async def test_the_documented_grants_are_enough(settings: Settings) -> None:
+    async with roles(settings) as (app, worker):
+        await _go_the_whole_way(app, worker)
+
+
+async def test_the_documented_grants_are_enough_with_the_index_elsewhere(
+    bare_settings: Settings, spare_dsns: list[str]
+) -> None:
+    async with sharded(bare_settings, spare_dsns[:1]) as settings:
+        await initialise(settings)
+        async with roles(settings) as (app, worker):
+            await _go_the_whole_way(app, worker)
+
+
+async def _go_the_whole_way(app: Settings, worker: Settings) -> None:
     rotating = worker.model_copy(update={"outbox_segment_events": 1})
-    async with Producer.connect(app) as producer, Reader.connect(app) as reader:
+    frontier = [FrontierKeeper(worker)] if worker.index_dsns else []
+    async with (
+        Producer.connect(app) as producer,
+        Reader.connect(app) as reader,
+        connected(rotating.dsn) as own,
+    ):
         keeper = OutboxKeeper(rotating)
         steps: set[str | None] = set()
-        own = await asyncpg.connect(rotating.dsn)
 
         async def is_emptied() -> bool:
             steps.add(await keeper.run_once(own))
             return "emptied" in steps
 
-        async with running(Relay(worker), Indexer(worker)):
+        async with running(Relay(worker), Indexer(worker), *frontier):
             await producer.append("Note-1", [Noted(text="a")], expected_version=ANY)
             await producer.close_stream("Note-1", expected_version=1)
             await producer.load([HistoricEvent("Note-2", 1, Noted(text="b"))])
             done = await producer.append("Note-2", [Noted(text="c")], expected_version=ANY)
             await reader.indexed(done.event_ids)
             assert [event.version async for event in reader.stream("Note-1")] == [1, 2]
+            assert len((await reader.all().page(2)).events) == 2
             await until(is_emptied, "a segment of the outbox is emptied")
-        await own.close()

@@ -22,7 +22,7 @@ from gatelog.reader import Reader
 
 async def retry(settings: Settings, *numbers: int) -> list[Outcome]:
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
-        return [each async for each in UnreadableRecords(settings, pool).retry(list(numbers) or None)]
+        return [each async for each in UnreadableRecords(settings, pool, pool).retry(list(numbers) or None)]
 
 
 async def test_payloads_of_an_unknown_schema_are_indexed_and_get_their_jsonb_later(
@@ -133,7 +133,7 @@ async def test_lies_are_left_until_somebody_dismisses_them(
     assert not lied.settled
     assert "claims to be Note-1@1 at position 1" in lied.what
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
-        records = UnreadableRecords(settings, pool)
+        records = UnreadableRecords(settings, pool, pool)
         whole = await records.show(lied.id)
         assert (whole.value, whole.key, whole.headers["ce_id"]) == (ours.value, b"Note-1", uuid(1).encode())
         with pytest.raises(InvalidInputError, match=r"no open unreadable record 99. Nothing was changed"):

@@ -17,10 +17,12 @@ TIMEOUT_S = 120
 def environment(settings: Settings, **more: str) -> dict[str, str]:
     """Return an environment in which the command line works on the store of ``settings``, and nothing else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATELOG_")}
+    index = {"GATELOG_INDEX_DSNS": " ".join(settings.shard_dsns)} if settings.index_dsns else {}
     kafka = {f"GATELOG_KAFKA_{name.replace('.', '_').upper()}": value for name, value in settings.kafka.items()}
     return {
         **kept,
         **kafka,
+        **index,
         "GATELOG_STORE": settings.store,
         "GATELOG_POSTGRES_DSN": settings.dsn,
         "GATELOG_TOPIC_PARTITIONS": str(settings.topic_partitions),

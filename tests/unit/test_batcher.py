@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -59,6 +60,9 @@ class CapriciousGate:
         raise NotImplementedError
 
     async def load(self, chunk: Sequence[HistoricWrite]) -> int:
+        raise NotImplementedError
+
+    async def unpublished(self, event_ids: Sequence[UUID]) -> int:
         raise NotImplementedError
 
     def _store(self, write: StreamWrite) -> Appended:

@@ -34,6 +34,19 @@ def test_arguments_before_environment_before_file_before_local_services(
     assert Settings.load(postgres_dsn="postgresql://argument").dsn == "postgresql://argument"
 
 
+@pytest.mark.parametrize(
+    "listed", ["postgresql://a/x postgresql://b/x,y", '["postgresql://a/x", "postgresql://b/x,y"]']
+)
+def test_several_index_dsns_from_one_variable(listed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert Settings.load().shard_dsns == ()
+    monkeypatch.setenv("GATELOG_INDEX_DSNS", listed)
+    assert Settings.load().shard_dsns == ("postgresql://a/x", "postgresql://b/x,y")
+    monkeypatch.delenv("GATELOG_INDEX_DSNS")
+    (tmp_path / "gatelog.toml").write_text('index_dsns = ["postgresql://a:secret@file/x"]\n')
+    assert Settings.load().shard_dsns == ("postgresql://a:secret@file/x",)
+    assert "secret" not in repr(Settings.load())
+
+
 def test_any_librdkafka_property(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATELOG_KAFKA_BOOTSTRAP_SERVERS", "a:1")
     monkeypatch.setenv("GATELOG_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
@@ -56,6 +69,8 @@ def test_secrets_are_not_shown() -> None:
         ({"event_bytes_max": 0}, "GATELOG_EVENT_BYTES_MAX"),
         ({"append_timeout_s": "soon"}, "GATELOG_APPEND_TIMEOUT_S"),
         ({"no_such_setting": 1}, "no_such_setting"),
+        ({"index_dsns": "[broken"}, "GATELOG_INDEX_DSNS"),
+        ({"index_dsns": ["postgresql://a/x"] * 65}, "GATELOG_INDEX_DSNS"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, object], names: str) -> None:

@@ -149,7 +149,7 @@ def test_the_newest_word_on_an_event_counts(
     words: list[tuple[int, ParkedState | None]], hold: bool, chance: random.Random
 ) -> None:
     """Words come in order from the topic, and some of them early, from our own writes."""
-    view, newest = ParkedView(), {}
+    view = ParkedView()
     told = [
         (str(n), offset, None if state is None else entry(n, n % 3, state, offset))
         for offset, (n, state) in enumerate(words)
@@ -157,8 +157,7 @@ def test_the_newest_word_on_an_event_counts(
     early = [word for word in told if chance.random() < 0.3]
     for word in (*early, *told):
         view.apply(*word)
-    for event_id, _, each in told:
-        newest[event_id] = each
+    newest = {event_id: each for event_id, _, each in told}
     parked = {event_id: each for event_id, each in newest.items() if each is not None}
     assert {each.event_id: each for each in view} == parked
     assert all(view.knows(event_id) for event_id in newest)

@@ -16,6 +16,7 @@ from gatelog.console import (
     indexing,
     parked,
     projections,
+    reading,
     reconciling,
     republishing,
     running,
@@ -23,6 +24,7 @@ from gatelog.console import (
     schema_copy,
     schema_files,
     schema_registry,
+    schema_replay,
     services,
     serving,
     store,
@@ -81,7 +83,7 @@ _COMMANDS: Final[list[Callable[..., None]]] = [
     republishing.republish,
     verifying.verify,
     events.append,
-    events.read,
+    reading.read,
     events.tail,
     demo.demo,
 ]
@@ -101,6 +103,7 @@ _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "generate": schema_files.generate,
     "export": schema_files.export,
     "copy": schema_copy.copy_,
+    "replay": schema_replay.replay,
 }
 for name, command in _SCHEMA_COMMANDS.items():
     schemas.command(name)(command)

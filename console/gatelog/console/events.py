@@ -1,4 +1,4 @@
-"""``gatelog append``, ``read`` and ``tail``: events by hand."""
+"""``gatelog append`` and ``tail``: events by hand."""
 
 import asyncio
 import json as json_module
@@ -12,14 +12,15 @@ from pydantic import ValidationError
 
 from gatelog.console import options
 from gatelog.console.models import import_models
-from gatelog.console.output import document_of, line_of, print_json
+from gatelog.console.output import print_json
+from gatelog.console.reading import print_event
 from gatelog.core import postgres
 from gatelog.core.domain import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, check_stream_id
 from gatelog.core.errors import InvalidEventError, InvalidInputError, SchemaError
 from gatelog.core.settings import Settings
 from gatelog.producer import Appended, Producer
 from gatelog.reader import Reader
-from gatelog.schemas import Event, NewEvent, RecordedEvent
+from gatelog.schemas import Event, NewEvent
 from gatelog.schemas.event import model_of
 from gatelog.schemas.from_avro import model_from
 from gatelog.schemas.registries import registry_of
@@ -112,35 +113,6 @@ def _expected(text: str) -> ExpectedVersion:
     raise InvalidInputError(f"--expect {text!r}: say any, no-stream, exists, or a version such as 3.")
 
 
-def read(
-    stream: Annotated[str, typer.Argument(help="Category-key, for example Order-42.")],
-    from_version: Annotated[int | None, typer.Option("--from", min=1, help="First version.")] = None,
-    to_version: Annotated[int | None, typer.Option("--to", min=1, help="Last version.")] = None,
-    limit: Annotated[int | None, typer.Option("-n", "--limit", min=0, help="At most so many events.")] = None,
-    backward: Annotated[bool, typer.Option("--backward", help="Newest first.")] = False,
-    store: options.Store = None,
-    home: options.Home = None,
-    json: options.Json = False,
-) -> None:
-    """Print the events of a stream. What was acknowledged is there, relay and indexer up or down.
-
-    gatelog read Order-42
-    gatelog read Order-42 --backward -n 1 --json
-    """
-    check_stream_id(stream)
-    settings = options.settings_of(store, home)
-
-    async def show() -> None:
-        async with Reader.connect(settings) as reader:
-            events = reader.stream(
-                stream, from_version=from_version, to_version=to_version, limit=limit, backward=backward
-            )
-            async for event in events:
-                _print(event, json)
-
-    asyncio.run(show())
-
-
 def tail(
     category: Annotated[list[str] | None, typer.Option(help="Only this category; may be repeated.")] = None,
     after: Annotated[int | None, typer.Option(min=0, help="Start after this position; default: now.")] = None,
@@ -167,17 +139,10 @@ def tail(
                     else reader.all(after=position, limit=left)
                 )
                 async for event in found:
-                    _print(event, json)
+                    print_event(event, json)
                     assert event.position is not None
                     position = event.position
                     left = None if left is None else left - 1
                 await asyncio.sleep(TAIL_INTERVAL_S)
 
     asyncio.run(follow())
-
-
-def _print(event: RecordedEvent, json: bool) -> None:
-    if json:
-        print_json(document_of(event))
-    else:
-        typer.echo(line_of(event))

@@ -9,9 +9,10 @@ import typer
 from gatelog.console import options
 from gatelog.console.models import import_models
 from gatelog.console.output import errors, print_json, print_table
-from gatelog.core import migrations, postgres
+from gatelog.core import postgres, shards
 from gatelog.core.settings import Settings
 from gatelog.indexer.fields import FieldIndexes, index_fields
+from gatelog.indexer.places import index_pools
 from gatelog.schemas.event import defined_models
 from gatelog.schemas.indexed import IndexedField, indexed_fields
 
@@ -33,7 +34,7 @@ def fields(
     for module in modules:
         import_models(module)
     wanted = [each for model in defined_models() for each in indexed_fields(model)]
-    found = asyncio.run(_index(options.settings_of(store, home), wanted, drop))
+    found = asyncio.run(_index_all(options.settings_of(store, home), wanted, drop))
     if json:
         print_json(asdict(found))
     else:
@@ -42,17 +43,23 @@ def fields(
         print_table("Indexed fields", {name: ", ".join(names) or "none" for name, names in rows.items()})
 
 
-async def _index(settings: Settings, wanted: list[IndexedField], drop: bool) -> FieldIndexes:
-    connection = await postgres.connect(settings.dsn, settings.store, "gatelog index fields")
-    try:
-        with postgres.translated(settings.store, settings.dsn):
-            await migrations.check(connection, settings.store, "gatelog.indexer")
-            return await index_fields(
-                connection,
-                settings.store,
-                wanted,
-                drop=drop,
-                progress=lambda name: errors.print(f"Indexing {name} …", highlight=False),
-            )
-    finally:
-        await connection.close()
+async def _index_all(settings: Settings, wanted: list[IndexedField], drop: bool) -> FieldIndexes:
+    """Every shard of the index, one after the other."""
+    numbers = range(max(1, len(settings.index_dsns)))
+    each = [await _index(settings, number, wanted, drop) for number in numbers]
+    made = dict.fromkeys(name for found in each for name in found.made)
+    kept = dict.fromkeys(name for found in each for name in found.kept if name not in made)
+    return FieldIndexes([*made], [*kept], [*dict.fromkeys(name for found in each for name in found.undeclared)])
+
+
+async def _index(settings: Settings, shard: int, wanted: list[IndexedField], drop: bool) -> FieldIndexes:
+    async with index_pools(settings, shard, "gatelog index fields", 1) as (_gate, pool):
+        with postgres.translated(settings.store, shards.dsn_of(settings, shard)):
+            async with pool.acquire() as connection:
+                return await index_fields(
+                    connection,
+                    settings.store,
+                    wanted,
+                    drop=drop,
+                    progress=lambda name: errors.print(f"Indexing {name} …", highlight=False),
+                )

@@ -12,9 +12,10 @@ import typer
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.progress import StageBars, bars
-from gatelog.core import logs, migrations, postgres
+from gatelog.core import logs, postgres, shards
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
+from gatelog.indexer.places import index_pools
 from gatelog.indexer.rebuild import Rebuilt
 from gatelog.indexer.rebuild import rebuild as rebuild_index
 from gatelog.indexer.unreadable import LIST_ROWS_MAX, Outcome, Unreadable, UnreadableRecords, Whole
@@ -75,6 +76,7 @@ def _show(store: str, done: Rebuilt) -> None:
 def unreadable(
     all_: Annotated[bool, typer.Option("--all", help="Those that are settled, too.")] = False,
     after: Annotated[int, typer.Option("--after", help="Only those with higher numbers.")] = 0,
+    shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
     json: options.Json = False,
@@ -85,7 +87,7 @@ def unreadable(
     gatelog index show 3
     """
     settings = options.settings_of(store, home)
-    found = asyncio.run(_list(settings, after=after, settled=all_))
+    found = asyncio.run(_list(settings, shard, after=after, settled=all_))
     for each in found:
         if json:
             print_json(asdict(each))
@@ -100,6 +102,7 @@ def unreadable(
 @app.command()
 def show(
     number: Annotated[int, typer.Argument(help="As `gatelog index unreadable` says.")],
+    shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
     json: options.Json = False,
@@ -109,7 +112,7 @@ def show(
     gatelog index show 3
     """
     settings = options.settings_of(store, home)
-    found = asyncio.run(_show_one(settings, number))
+    found = asyncio.run(_show_one(settings, shard, number))
     if json:
         print_json(asdict(found))
         return
@@ -126,6 +129,7 @@ def show(
 @app.command()
 def retry(
     numbers: Numbers = None,
+    shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
     json: options.Json = False,
@@ -138,7 +142,7 @@ def retry(
       gatelog index retry 3 7
     """
     settings = options.settings_of(store, home)
-    outcomes = asyncio.run(_retry(settings, numbers or None, json=json))
+    outcomes = asyncio.run(_retry(settings, shard, numbers or None, json=json))
     left = [each for each in outcomes if not each.settled]
     if not json:
         typer.echo(f"{len(outcomes) - len(left):,} settled, {len(left):,} left.")
@@ -150,6 +154,7 @@ def retry(
 def dismiss(
     numbers: Annotated[list[int], typer.Argument(help="As `gatelog index unreadable` says.")],
     because: Annotated[str, typer.Option("--because", help="Why; it is kept with the record.")],
+    shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
 ) -> None:
@@ -160,32 +165,31 @@ def dismiss(
     settings = options.settings_of(store, home)
     if not because.strip():
         raise InvalidInputError("--because needs a reason.")
-    asyncio.run(_dismiss(settings, numbers, because))
+    asyncio.run(_dismiss(settings, shard, numbers, because))
     typer.echo(f"{len(numbers):,} dismissed.")
 
 
 @asynccontextmanager
-async def _records(settings: Settings) -> AsyncIterator[UnreadableRecords]:
-    async with postgres.pool(settings.dsn, settings.store, "gatelog index", 2) as pool:
-        with postgres.translated(settings.store, settings.dsn):
-            async with pool.acquire() as connection:
-                await migrations.check(connection, settings.store, "gatelog.indexer")
-            yield UnreadableRecords(settings, pool)
+async def _records(settings: Settings, shard: int | None) -> AsyncIterator[UnreadableRecords]:
+    number = options.shard_of(settings, shard)
+    async with index_pools(settings, number, "gatelog index", 2) as (gate, pool):
+        with postgres.translated(settings.store, shards.dsn_of(settings, number)):
+            yield UnreadableRecords(settings, gate, pool, number)
 
 
-async def _list(settings: Settings, *, after: int, settled: bool) -> list[Unreadable]:
-    async with _records(settings) as records:
+async def _list(settings: Settings, shard: int | None, *, after: int, settled: bool) -> list[Unreadable]:
+    async with _records(settings, shard) as records:
         return await records.list(after=after, settled=settled)
 
 
-async def _show_one(settings: Settings, number: int) -> Whole:
-    async with _records(settings) as records:
+async def _show_one(settings: Settings, shard: int | None, number: int) -> Whole:
+    async with _records(settings, shard) as records:
         return await records.show(number)
 
 
-async def _retry(settings: Settings, numbers: list[int] | None, *, json: bool) -> list[Outcome]:
+async def _retry(settings: Settings, shard: int | None, numbers: list[int] | None, *, json: bool) -> list[Outcome]:
     outcomes = []
-    async with _records(settings) as records:
+    async with _records(settings, shard) as records:
         async for each in records.retry(numbers):
             outcomes.append(each)
             if json:
@@ -196,8 +200,8 @@ async def _retry(settings: Settings, numbers: list[int] | None, *, json: bool) -
     return outcomes
 
 
-async def _dismiss(settings: Settings, numbers: list[int], because: str) -> None:
-    async with _records(settings) as records:
+async def _dismiss(settings: Settings, shard: int | None, numbers: list[int], because: str) -> None:
+    async with _records(settings, shard) as records:
         await records.dismiss(numbers, because)
 
 

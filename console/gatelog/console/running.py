@@ -9,7 +9,9 @@ import typer
 
 from gatelog.console import options
 from gatelog.core import logs, services
+from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
+from gatelog.producer.elsewhere.frontier import FrontierKeeper
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 
@@ -23,7 +25,7 @@ def run(store: options.Store = None, home: options.Home = None, json_logs: JsonL
     gatelog run --store billing --json-logs
     """
     settings = options.settings_of(store, home)
-    until_signal(json_logs, Relay(settings), OutboxKeeper(settings), Indexer(settings))
+    until_signal(json_logs, *_relay(settings), *_indexers(settings, None))
 
 
 def relay(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
@@ -32,16 +34,36 @@ def relay(store: options.Store = None, home: options.Home = None, json_logs: Jso
     gatelog relay
     """
     settings = options.settings_of(store, home)
-    until_signal(json_logs, Relay(settings), OutboxKeeper(settings))
+    until_signal(json_logs, *_relay(settings))
 
 
-def indexer(store: options.Store = None, home: options.Home = None, json_logs: JsonLogs = False) -> None:
+def indexer(
+    store: options.Store = None,
+    home: options.Home = None,
+    json_logs: JsonLogs = False,
+    shard: Annotated[
+        int | None, typer.Option("--shard", help="Fill only this one of index_dsns, counted from 0.", min=0)
+    ] = None,
+) -> None:
     """Run an indexer: Kafka to the index. Start as many as you like: they share the partitions.
 
-    gatelog indexer
+    Where the index is spread over several databases (index_dsns), it fills all of them, or one.
+
+      gatelog indexer
+      gatelog indexer --shard 1
     """
     settings = options.settings_of(store, home)
-    until_signal(json_logs, Indexer(settings))
+    until_signal(json_logs, *_indexers(settings, shard))
+
+
+def _relay(settings: Settings) -> list[services.Service]:
+    frontier = [FrontierKeeper(settings)] if settings.index_dsns else []
+    return [Relay(settings), OutboxKeeper(settings), *frontier]
+
+
+def _indexers(settings: Settings, shard: int | None) -> list[services.Service]:
+    numbers = range(max(1, len(settings.index_dsns))) if shard is None else [shard]
+    return [Indexer(settings, number) for number in numbers]
 
 
 def until_signal(json_logs: bool, *running: services.Service) -> None:

@@ -1,28 +1,30 @@
 """``gatelog init`` and ``status``: a store's tables, and where everything stands."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from gatelog.console import options, services
 from gatelog.console.output import print_json, print_table
-from gatelog.core import migrations, postgres
-from gatelog.core.errors import GatelogError
+from gatelog.core import migrations, postgres, shards
+from gatelog.core.errors import GatelogError, IndexPlaceError
 from gatelog.core.migrations import Migration
 from gatelog.core.settings import Settings
+from gatelog.indexer import shard
 from gatelog.indexer import status as index_status
+from gatelog.indexer.status import IndexStatus
+from gatelog.producer import elsewhere
 from gatelog.producer import status as producer_status
 from gatelog.reader import Standing, standings
 
-PARTS: Final = (
-    "gatelog.schemas",
-    "gatelog.producer",
-    "gatelog.indexer",
-    "gatelog.reader.folds",
-    "gatelog.reader.subscriptions",
-    "gatelog.reader",
-)
+READER_PARTS: Final = ("gatelog.reader.folds", "gatelog.reader.subscriptions", "gatelog.reader")
+PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
+GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE, *READER_PARTS)
+SHARD_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.indexer", shard.PACKAGE)  # schemas: for a function
 
 
 def init(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
@@ -40,12 +42,56 @@ def init(store: options.Store = None, home: options.Home = None, json: options.J
 
 
 async def initialise(settings: Settings) -> list[Migration]:
-    """Apply every part's migrations that are missing, and return them."""
-    connection = await postgres.connect(settings.dsn, settings.store, "gatelog init")
+    """Apply every part's migrations that are missing, in the gate's database and in those of the index; return them.
+
+    Raises:
+        IndexPlaceError: a database is not what the settings say; nothing was changed there.
+    """
+    applied = await _initialise_gate(settings)
+    for number in range(len(settings.index_dsns)):
+        applied += await _initialise_shard(settings, number)
+    return applied
+
+
+async def _initialise_gate(settings: Settings) -> list[Migration]:
+    async with _connection(settings, settings.dsn, "gatelog init") as connection:
+        shards.refuse_other_place(settings, await shards.tables(connection, settings.store))
+        if not settings.index_dsns:
+            return await _apply(connection, settings, PARTS)
+        await shards.refuse_other(connection, settings, None, None)
+        applied = await _apply(connection, settings, GATE_PARTS)
+        await shards.pin(connection, settings, None, None)
+        return applied
+
+
+async def _initialise_shard(settings: Settings, number: int) -> list[Migration]:
+    async with _connection(settings, settings.dsn, "gatelog init") as gate:
+        key = await shards.check_gate(gate, settings)
+    dsn = settings.shard_dsns[number]
+    async with _connection(settings, dsn, "gatelog init") as connection:
+        if (await shards.tables(connection, settings.store)).has_gate:
+            raise IndexPlaceError(
+                settings.store,
+                f"index_dsns number {number} ({postgres.where(dsn)}) is a gate's database. A shard of the index "
+                "needs one of its own.",
+            )
+        await shards.refuse_other(connection, settings, number, key)
+        applied = await _apply(connection, settings, SHARD_PARTS)
+        await shards.pin(connection, settings, number, key)
+        return applied
+
+
+async def _apply(connection: postgres.Connection, settings: Settings, parts: Sequence[str]) -> list[Migration]:
+    wanted = [migration for part in parts for migration in migrations.of(part)]
+    return await migrations.apply(connection, settings.store, wanted)
+
+
+@asynccontextmanager
+async def _connection(settings: Settings, dsn: str, name: str) -> AsyncIterator[postgres.Connection]:
+    connection = await postgres.connect(dsn, settings.store, name)
     try:
-        with postgres.translated(settings.store, settings.dsn):
-            wanted = [migration for part in PARTS for migration in migrations.of(part)]
-            return await migrations.apply(connection, settings.store, wanted)
+        with postgres.translated(settings.store, dsn):
+            yield connection
     finally:
         await connection.close()
 
@@ -75,21 +121,32 @@ def _services(home: Path) -> list[dict[str, Any]]:
 
 
 async def _tables(settings: Settings) -> dict[str, Any]:
-    connection = await postgres.connect(settings.dsn, settings.store, "gatelog status")
-    try:
-        with postgres.translated(settings.store, settings.dsn):
-            produced = await producer_status.status(connection, settings.store)
-            indexed = await index_status.status(connection, settings.store)
-            subscribed = await standings(settings, connection)
-    finally:
-        await connection.close()
-    lag = produced.position - indexed.frontier
-    return {
+    async with _connection(settings, settings.dsn, "gatelog status") as connection:
+        produced = await producer_status.status(connection, settings.store)
+        subscribed = await standings(settings, connection)
+        key = await shards.check_gate(connection, settings)
+        held = [] if key is not None else [await index_status.status(connection, settings.store)]
+    if key is not None:
+        held = [await _shard(settings, number, key) for number in range(len(settings.index_dsns))]
+    indexed = IndexStatus.of_shards(held)
+    report: dict[str, Any] = {
         "producer": asdict(produced),
         "index": asdict(indexed),
-        "index_lag_events": lag,
+        "index_lag_events": produced.position - indexed.frontier,
         "subscriptions": [_subscription(each) for each in subscribed],
     }
+    if key is not None:
+        report["index_shards"] = [
+            {"place": postgres.where(dsn), **asdict(each)}
+            for dsn, each in zip(settings.shard_dsns, held, strict=True)
+        ]
+    return report
+
+
+async def _shard(settings: Settings, number: int, key: UUID) -> IndexStatus:
+    async with _connection(settings, settings.shard_dsns[number], "gatelog status") as connection:
+        await shards.check_shard(connection, settings, number, key)
+        return await index_status.status(connection, settings.store)
 
 
 def _subscription(standing: Standing) -> dict[str, Any]:
@@ -129,6 +186,15 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
                 "unreadable records": f"{indexed['unreadable']:,}",
             },
         )
+        for number, each in enumerate(report.get("index_shards", [])):
+            print_table(
+                f"Shard {number} of the index, at {each['place']}",
+                {
+                    "index": f"{_active(each['indexer_is_active'])}, frontier {each['frontier']:,}, "
+                    f"highest position {each['highest']:,}",
+                    "unreadable records": f"{each['unreadable']:,}",
+                },
+            )
         if report["subscriptions"]:
             rows = {each["name"]: _subscription_line(each) for each in report["subscriptions"]}
             print_table("Subscriptions", rows)

@@ -79,6 +79,16 @@ class StoreNewerThanProgramError(GatelogError):
         )
 
 
+class IndexPlaceError(GatelogError):
+    """The index is not where the settings say: another number or order of shards, or another store's database."""
+
+    exit_code = 4
+
+    def __init__(self, store: str, why: str) -> None:
+        self.store = store
+        super().__init__(f"Store {store!r}: {why}")
+
+
 class RegistryUnavailableError(GatelogError):
     """The schema registry does not answer, or says that it cannot right now."""
 
@@ -269,6 +279,21 @@ class UndecodableRecordError(GatelogError):
     """A Kafka record, or stored bytes, are not what gatelog writes."""
 
     exit_code = 9
+
+
+class IndexIncompleteError(GatelogError):
+    """An index outside the gate's database lacks events that have left the outbox: it was lost, or restored."""
+
+    retryable = True
+    exit_code = 6
+
+    def __init__(self, store: str, shard: int, frontier: int, needed: int) -> None:
+        self.store, self.shard, self.frontier, self.needed = store, shard, frontier, needed
+        super().__init__(
+            f"Store {store!r}: shard {shard} of the index is whole up to position {frontier:,} only, but events up "
+            f"to {needed:,} have left the outbox. It was restored or made anew. Reads of its streams are refused "
+            "until indexers have filled it again: see `gatelog status`."
+        )
 
 
 # --- projections -----------------------------------------------------------------------------------

@@ -4,15 +4,25 @@ Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``sec
 ``"security.protocol"`` in the table ``[kafka]`` of ``gatelog.toml``.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,6 +33,7 @@ from gatelog.core.errors import SettingsError
 
 SETTINGS_FILE: Final = "gatelog.toml"
 ENDPOINTS_FILE: Final = "endpoints.toml"
+SHARDS_MAX: Final = 64
 _ENVELOPE_BYTES_MAX: Final = 8 * 1024  # stream id (as key and header), type, trace context, ids, framing
 _KAFKA_PREFIX: Final = "GATELOG_KAFKA_"
 _UNDERSCORED: Final = frozenset({"log_level"})  # the librdkafka properties that are spelt with "_", not "."
@@ -48,6 +59,13 @@ class KafkaEnvironment(PydanticBaseSettingsSource):
 def _property(name: str) -> str:
     lower = name.lower()
     return lower if lower in _UNDERSCORED else lower.replace("_", ".")
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 - the field's own type checks it
+    """Several DSNs in one variable: with spaces between them, or as a JSON list."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else value.split()
 
 
 Level: TypeAlias = Literal[
@@ -81,6 +99,9 @@ class Settings(BaseSettings):
     store: Annotated[str, AfterValidator(check_store_name)] = "gatelog"
     home: Path = Field(Path(".gatelog"), description="state folder of the local services")
     postgres_dsn: SecretStr | None = None
+    index_dsns: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), max_length=SHARDS_MAX, description="where the index is, a database a shard; none: beside the gate"
+    )
     kafka: dict[str, str] = Field(default_factory=dict, description="librdkafka properties")
 
     topic_partitions: int = Field(8, ge=1, le=1000, description="of a new topic; fixed for its life")
@@ -179,10 +200,16 @@ class Settings(BaseSettings):
                 "No Postgres is configured. Start one with `gatelog up`, or set GATELOG_POSTGRES_DSN "
                 f"or postgres_dsn in {SETTINGS_FILE}."
             )
-        dsn = self.postgres_dsn.get_secret_value()
-        if urlsplit(dsn).scheme not in {"postgres", "postgresql"}:
-            raise SettingsError("The Postgres DSN must look like postgresql://user:password@host:port/database.")
-        return dsn
+        return _checked_dsn("The Postgres DSN", self.postgres_dsn)
+
+    @property
+    def shard_dsns(self) -> tuple[str, ...]:
+        """The DSN of each shard of the index, in order; none when the index is in the gate's own database.
+
+        Raises:
+            SettingsError: one of them is not a DSN.
+        """
+        return tuple(_checked_dsn(f"index_dsns: number {n}", dsn) for n, dsn in enumerate(self.index_dsns))
 
     @property
     def kafka_properties(self) -> dict[str, str]:
@@ -202,6 +229,13 @@ class Settings(BaseSettings):
     def record_bytes_max(self) -> int:
         """What the Kafka record of the largest legal event takes, headers and framing included."""
         return self.event_bytes_max + self.metadata_bytes_max + _ENVELOPE_BYTES_MAX
+
+
+def _checked_dsn(what: str, secret: SecretStr) -> str:
+    dsn = secret.get_secret_value()
+    if urlsplit(dsn).scheme not in {"postgres", "postgresql"}:
+        raise SettingsError(f"{what} must look like postgresql://user:password@host:port/database.")
+    return dsn
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from confluent_kafka import Message
 
 from gatelog.core import logs
 from gatelog.core.errors import UndecodableRecordError
+from gatelog.core.shards import Owner
 from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
@@ -55,9 +56,10 @@ class Batch:
 class BatchReader:
     """Makes batches of one store's records."""
 
-    def __init__(self, store: str, codec: Codec, *, with_json: bool) -> None:
-        """Decode with ``codec``; ``with_json`` adds the payload as JSON."""
+    def __init__(self, store: str, codec: Codec, *, with_json: bool, owns: Owner | None = None) -> None:
+        """Decode with ``codec``; ``with_json`` adds the payload as JSON; ``owns``: take this shard's records only."""
         self._source = source_of(store)
+        self._owns = owns
         self._codec = codec
         self._with_json = with_json
 
@@ -76,8 +78,10 @@ class BatchReader:
             if offset < wanted.get(place, offset + 1):
                 continue
             batch.upto[place] = offset + 1
+            if self._owns is not None and not self._owns.owns(message.key()):
+                continue
             try:
-                records.append((message, parse_record(self._source, message.headers(), message.value())))
+                records.append((message, self._parsed(message)))
             except ForeignRecordError as error:
                 topic, partition = place
                 _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
@@ -91,6 +95,12 @@ class BatchReader:
             if number % TURN_RECORDS == 0:
                 await asyncio.sleep(0)
         return batch
+
+    def _parsed(self, message: Message) -> Record:
+        record = parse_record(self._source, message.headers(), message.value())
+        if self._owns is not None and not self._owns.owns(record.stream):
+            raise UndecodableRecordError(f"its key is not its stream {record.stream!r}")
+        return record
 
     def _json(self, batch: Batch, message: Message, record: Record) -> str | None:
         if not self._with_json:

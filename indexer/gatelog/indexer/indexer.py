@@ -11,16 +11,18 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from gatelog.core import kafka, logs, migrations, postgres, services
+from gatelog.core import kafka, logs, postgres, services, shards
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.registries import registry_of
+from gatelog.schemas.registry import Registry
 
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 1.0
@@ -33,18 +35,19 @@ _log = logs.logger("indexer")
 
 
 class Indexer:
-    """Fills the index. Any number may run; they share the partitions as one consumer group."""
+    """Fills the index, or one shard of it. Any number may run; they share the partitions as one consumer group."""
 
     name = "indexer"
 
-    def __init__(self, settings: Settings) -> None:
-        """Check the settings; nothing is opened yet.
+    def __init__(self, settings: Settings, shard: int = 0) -> None:
+        """Check the settings; nothing is opened yet. ``shard``: which of ``index_dsns``, counted from 0.
 
         Raises:
-            SettingsError: Postgres or Kafka is not configured.
+            SettingsError: Postgres or Kafka is not configured, or there is no such shard.
         """
         self._settings = settings
-        self._dsn = settings.dsn
+        self._shard = shard
+        self._dsn = shards.dsn_of(settings, shard)
         self._properties = settings.kafka_properties
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -53,6 +56,7 @@ class Indexer:
         Raises:
             LogMismatchError: records that were not indexed yet are gone from Kafka.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            IndexPlaceError: a database is not what the settings say.
         """
         while not stop.is_set():
             try:
@@ -63,11 +67,10 @@ class Indexer:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        async with postgres.pool(self._dsn, settings.store, "gatelog indexer", 2) as pool:
+        async with index_pools(settings, self._shard, "gatelog indexer", 2) as (gate, pool):
+            registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
-                async with pool.acquire() as connection:
-                    await migrations.check(connection, settings.store, PACKAGE)
-                session = _Session(settings, pool)
+                session = _Session(settings, self._shard, pool, registry)
                 try:
                     while not stop.is_set():
                         await session.run_once()
@@ -78,20 +81,21 @@ class Indexer:
 class _Session:
     """One membership in the consumer group, and what it has in hand."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(registry_of(settings, pool), register=False)
-        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
+        codec = Codec(registry, register=False)
+        owns = shards.owner_of(settings, shard)
+        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=owns)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
         self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
-            group_id=f"gatelog.{settings.store}.indexer",
+            group_id=f"gatelog.{settings.store}.indexer" + ("" if owns is None else f".{shard}"),
             enable_auto_commit=False,
             auto_offset_reset="error",  # a missing offset is named, never jumped over
             isolation_level="read_committed",

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import logs, migrations, postgres, tail
+from gatelog.core import logs, migrations, postgres, shards, tail
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -99,6 +99,11 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Fresh, postgres.Poo
     try:
         async with postgres.pool(dsn, store, "gatelog rebuild", CONNECTIONS_MAX) as pool:
             with postgres.translated(store, dsn):
+                if await shards.check_gate(connection, settings) is not None:
+                    raise RebuildRefusedError(
+                        "The index is in other databases than the gate. To fill one of them anew, drop the store's "
+                        "schema there, run `gatelog init`, and let indexers run: see docs/scaling.md."
+                    )
                 await migrations.check(connection, store, PACKAGE)
                 fresh = Fresh(connection, store)
                 await fresh.prepare()

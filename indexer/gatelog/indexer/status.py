@@ -1,5 +1,6 @@
 """Where the index stands."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatelog.core import postgres
@@ -14,6 +15,16 @@ class IndexStatus:
     frontier: int
     highest: int
     unreadable: int
+
+    @classmethod
+    def of_shards(cls, shards: Sequence["IndexStatus"]) -> "IndexStatus":
+        """Return what the shards of an index are together."""
+        return cls(
+            all(each.indexer_is_active for each in shards),
+            min(each.frontier for each in shards),
+            max(each.highest for each in shards),
+            sum(each.unreadable for each in shards),
+        )
 
 
 async def status(connection: postgres.Connection, store: str) -> IndexStatus:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from gatelog.core import postgres
+from gatelog.core import postgres, shards
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -66,13 +66,14 @@ class Outcome:
 class UnreadableRecords:
     """The records that one store's indexer could not read."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
-        """Work through ``pool``."""
+    def __init__(self, settings: Settings, gate: postgres.Pool, pool: postgres.Pool, shard: int = 0) -> None:
+        """Work through ``pool``, which leads to a shard; the schemas are in the gate's database, often the same."""
+        self._owner = shards.owner_of(settings, shard)
         self._settings = settings
         self._pool = pool
         self._sql = queries(_PACKAGE, "unreadable.sql", settings.store)
         self._advance = queries(_PACKAGE, "index.sql", settings.store)["frontier"]
-        self._codec = Codec(registry_of(settings, pool), register=False)
+        self._codec = Codec(registry_of(settings, gate), register=False)
         self._source = source_of(settings.store)
 
     async def list(self, *, after: int = 0, settled: bool = False, limit: int = LIST_ROWS_MAX) -> list[Unreadable]:
@@ -118,6 +119,8 @@ class UnreadableRecords:
             record = parse_record(self._source, _headers(row["headers"]), row["value"])
         except UndecodableRecordError as error:
             return False, str(error)
+        if self._owner is not None and not self._owner.owns(record.stream):
+            return False, f"its stream {record.stream!r} is of another shard, where its key does not lead"
         data_json, problem = await self._json(record)
         try:
             async with self._pool.acquire() as connection:

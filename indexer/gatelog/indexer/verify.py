@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, tail
-from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core import migrations, postgres, shards, tail
+from gatelog.core.errors import IndexPlaceError, InvalidInputError, UndecodableRecordError
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -44,12 +44,18 @@ async def verify(settings: Settings, report: Report, *, first: int = 1, last: in
 
     Raises:
         InvalidInputError: there are no such positions.
+        IndexPlaceError: the index is in other databases than the gate.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
     connection = await postgres.connect(settings.dsn, settings.store, "gatelog verify")
     try:
         with postgres.translated(settings.store, settings.dsn):
+            if await shards.check_gate(connection, settings) is not None:
+                raise IndexPlaceError(
+                    settings.store,
+                    "its index is in other databases than the gate: `gatelog verify` cannot compare those yet.",
+                )
             await migrations.check(connection, settings.store, _PACKAGE)
             work = _Verification(settings, connection, report)
             return await work.run(first, last)

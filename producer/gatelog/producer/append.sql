@@ -92,3 +92,11 @@ BEGIN;
 SET LOCAL synchronous_commit = off;
 NOTIFY "@channel";
 COMMIT
+
+-- name: unpublished
+-- How many of these events wait to be published, or are on their way: neither before the relay's last whole interval, nor
+-- in the part of the open one that is done. What is not in the outbox any more has been published, and indexed too.
+SELECT count(*) FROM @store.outbox o, @store.relay r
+WHERE o.event_id = ANY ($1::uuid[])
+    AND NOT pg_visible_in_snapshot(o.txid, r.done_snapshot)
+    AND NOT coalesce(o.id <= r.after_id AND pg_visible_in_snapshot(o.txid, r.upto_snapshot), false)

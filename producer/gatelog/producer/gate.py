@@ -126,6 +126,10 @@ class Gate(Protocol):
         """
         ...
 
+    async def unpublished(self, event_ids: Sequence[UUID]) -> int:
+        """Return how many of these events, all of them accepted, Kafka is not known to hold yet."""
+        ...
+
 
 def bytes_of(writes: Writes) -> int:
     """Return how much payload an append has."""

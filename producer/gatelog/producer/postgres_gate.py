@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from itertools import count
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 
@@ -79,6 +80,11 @@ class PostgresGate:
         if isinstance(verdict, Exception):
             raise verdict
         return verdict
+
+    async def unpublished(self, event_ids: Sequence[UUID]) -> int:
+        """See ``Gate``."""
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            return int(await self._pool.fetchval(self._sql["unpublished"], event_ids))
 
     async def load(self, chunk: Sequence[HistoricWrite]) -> int:
         """See ``Gate``. Streams that are locked from outside are waited for, with no lock held meanwhile."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from gatelog.core import migrations, postgres
 from gatelog.core.domain import ExpectedVersion, check_stream_id
-from gatelog.core.errors import AppendTimeoutError, InvalidInputError
+from gatelog.core.errors import AppendTimeoutError, InvalidInputError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
@@ -22,6 +22,8 @@ from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
 from gatelog.schemas.registries import registry_of
 
+_WAIT_FIRST_S: Final = 0.002
+_WAIT_MAX_S: Final = 0.1
 _LOAD_TURN_EVENTS: Final = 200  # that are encoded before a load lets other tasks have the event loop
 
 
@@ -199,6 +201,26 @@ class Producer:
             if storing is not None:
                 await asyncio.gather(storing, return_exceptions=True)
         return Loaded(new - known, known)
+
+    async def published(self, *appended: Appended, timeout: float = 30.0) -> None:
+        """Wait until Kafka holds the events of these appends. ``Reader.indexed`` waits for the index.
+
+        Raises:
+            WaitTimeoutError: not within ``timeout`` seconds; is a relay running?
+            PostgresUnavailableError: no answer.
+        """
+        event_ids = [event_id for each in appended for event_id in each.event_ids]
+        left, pause_s = len(event_ids), _WAIT_FIRST_S
+        try:
+            async with asyncio.timeout(timeout):
+                while left := await self._gate.unpublished(event_ids):
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 1.5, _WAIT_MAX_S)
+        except TimeoutError as error:
+            raise WaitTimeoutError(
+                f"{left} of {len(event_ids)} events are not published after {timeout:g} s. "
+                "Is a relay running? See `gatelog status`."
+            ) from error
 
     async def prepare(self, *models: type[Event]) -> None:
         """Find or register the schemas of models now, and not at their first append.

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, tail
+from gatelog.core import migrations, postgres, shards, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -70,6 +70,7 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
 
     Raises:
         RelayActiveError: a relay is active.
+        ReconcileRefusedError: the index is in other databases than the gate.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
@@ -95,6 +96,11 @@ async def relays_kept_out(
     try:
         with postgres.translated(store, dsn):
             await migrations.check(connection, store, PACKAGE)
+            if await shards.check_gate(connection, settings) is not None:
+                raise ReconcileRefusedError(
+                    f"Store {store!r}: its index is in other databases than the gate. Neither `gatelog reconcile` "
+                    "nor `gatelog republish` can compare those yet. Nothing was changed. See docs/scaling.md."
+                )
             sql = queries("gatelog.producer", "reconcile.sql", store)
             await _lock(connection, store, sql)
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after

@@ -99,7 +99,7 @@ class Query:
         return [RecordedEvent(row, codec) for row in found]
 
     def _as_read(self, events: list[RecordedEvent]) -> list[RecordedEvent]:
-        return as_read(events, self._codec, self._query.types)
+        return as_read(events, self._query.types, backward=self._query.backward)
 
 
 def _position(event: RecordedEvent) -> int:

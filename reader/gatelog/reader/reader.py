@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from gatelog.core import migrations, postgres
+from gatelog.core import migrations, postgres, shards
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
@@ -16,7 +16,8 @@ from gatelog.reader.folds.snapshots import PostgresSnapshots, Snapshots
 from gatelog.reader.log_query import LogQuery, log_query
 from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.query import Query
-from gatelog.reader.source import PostgresSource, Source, prepare_session
+from gatelog.reader.sharded import opened_source
+from gatelog.reader.source import Source, prepare_session
 from gatelog.reader.where import Where
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
@@ -50,6 +51,7 @@ class Reader:
             SettingsError: no Postgres is configured, or it refused the user.
             PostgresUnavailableError: no answer.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
+            IndexPlaceError: the index is not where the settings say.
             SchemaError: stored events have no way to the newest model: an upcaster is missing.
         """
         settings = settings or Settings.load()
@@ -58,15 +60,13 @@ class Reader:
         ) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
-                    for part in _TABLES_OF:
+                    key = await shards.check_gate(connection, settings)
+                    for part in _TABLES_OF if key is None else _TABLES_OF[1:]:
                         await migrations.check(connection, settings.store, part)
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.start()
-            source = PostgresSource(settings, pool)
-            try:
+            async with opened_source(settings, pool, CONNECTIONS_MAX) as source:
                 yield cls(settings, codec, source, PostgresSnapshots(settings.store, pool))
-            finally:
-                await source.close()
 
     async def stream(
         self,
@@ -97,7 +97,7 @@ class Reader:
         first = await self._stream(stream, lowest, highest, rows, backward=backward)
         if not first and not await self.version(stream):
             raise StreamNotFoundError(stream)
-        for event in as_read(first, self._codec):
+        for event in as_read(first, backward=backward):
             yield event
         if len(first) < rows:
             return
@@ -108,7 +108,7 @@ class Reader:
 
         async with aclosing(pages_behind(first, behind, left - rows, self._settings.read_rows_max)) as pages:
             async for page in pages:
-                for event in as_read(page, self._codec):
+                for event in as_read(page, backward=backward):
                     yield event
 
     async def last(self, stream: str) -> RecordedEvent | None:
@@ -120,7 +120,7 @@ class Reader:
         """
         check_stream_id(stream)
         found = await self._stream(stream, 1, VERSION_MAX, 1, backward=True)
-        return as_read(found, self._codec)[-1] if found else None
+        return as_read(found)[-1] if found else None
 
     async def exists(self, stream: str) -> bool:
         """Say whether a stream has events. Raises as ``version``."""

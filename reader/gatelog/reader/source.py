@@ -1,6 +1,7 @@
 """Where a reader's rows come from: Postgres, or memory in users' own tests."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -57,6 +58,16 @@ class Source(Protocol):
 async def prepare_session(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Set up a connection of the pool that ``PostgresSource`` reads the log through."""
     await connection.execute(queries(_PACKAGE, "query.sql", "any")["session"])
+
+
+@asynccontextmanager
+async def postgres_source(settings: Settings, pool: postgres.Pool) -> "AsyncIterator[PostgresSource]":
+    """Yield a source that reads through ``pool``, and close what it opens beside it."""
+    source = PostgresSource(settings, pool)
+    try:
+        yield source
+    finally:
+        await source.close()
 
 
 class PostgresSource:

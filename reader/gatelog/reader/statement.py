@@ -71,7 +71,8 @@ def _bounds(sql: dict[str, str], made: Statement, query: LogQuery, after: int) -
         times.append(f"@row.recorded_at < {made.take(query.until)}")
     if times:
         found += [each.replace("@row", "i") for each in times]
-        if query.correlation_id is None and after == query.start:  # later pages start inside of the time range
+        is_narrow = query.correlation_id is not None or any(each.operator == "=" for each in query.where)
+        if not is_narrow and after == query.start:  # later pages start inside of the time range
             edge = sql["last_in_time" if query.backward else "first_in_time"]
             found.append(edge.replace("@times", " AND ".join(times).replace("@row", "e")))
     return found

@@ -41,6 +41,7 @@ _FOR_OLD_READERS: Final = {
     Rule.LOGICAL_TYPE_MISMATCH: _NEW_FIELD,
     Rule.BYTES_READ_AS_TEXT: f"Keep bytes: one event that is no text would be unreadable. {_NEW_FIELD}",
 }
+UPCAST: Final = "An upcaster of this program takes such events: try it on stored ones with `gatelog schema replay`."
 REMOVED: Final = (
     "Keep its model or file: its events stay in the log. If the type has a new name, keep the old event type "
     "(event_type=…) or write an upcaster from the old to the new."

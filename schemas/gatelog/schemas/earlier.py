@@ -73,5 +73,7 @@ async def earlier_in_registry(registry: Registry, where: str, subjects: Iterable
     found = Earlier(where)
     for subject in subjects:
         versions = await registry.versions(subject)
-        found.versions[subject] = [Version(f"version {each.version}", each.definition) for each in versions]
+        found.versions[subject] = [
+            Version(f"version {each.version}", each.definition, each.version) for each in versions
+        ]
     return found

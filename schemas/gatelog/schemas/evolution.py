@@ -53,12 +53,15 @@ class _Line:
     newest: int  # the version of the model, or of the last schema where there is no model
     steps: dict[int, Step]
     parsed: dict[int, ParsedSchema] = field(default_factory=dict)
+    following: dict[int, Step | None] = field(default_factory=dict)  # what ``next_step`` found
 
     def next_step(self, version: int) -> Step | None:
         """Return the first upcaster that a payload of ``version`` comes to."""
-        ways = (n for n, step in self.steps.items() if n >= version and self._is_open(n, step))
-        at = min(ways, default=None)
-        return None if at is None else self.steps[at]
+        if version not in self.following:
+            ways = (n for n, step in self.steps.items() if n >= version and self._is_open(n, step))
+            at = min(ways, default=None)
+            self.following[version] = None if at is None else self.steps[at]
+        return self.following[version]
 
     def _is_open(self, number: int, step: Step) -> bool:
         """The newest version stays as it is, unless its events become others."""

@@ -243,10 +243,15 @@ class _Module:
                 self.late.append(self.classes[record.name])
         more = {"alias": None if attribute == field.name else field.name, "description": field.doc}
         parts = [f"{key}={value!r}" for key, value in more.items() if value]
-        default = [self._default(record, field)] if field.has_default else []
-        if parts:
-            return f"{attribute}: {text} = Field({', '.join([*default, *parts])})"
-        return f"{attribute}: {text} = {default[0]}" if default else f"{attribute}: {text}"
+        default = self._default(record, field) if field.has_default else ""
+        if default.startswith(("[", "{")):
+            factory = {"[]": "list", "{}": "dict"}.get(default, f"lambda: {default}")
+            parts.insert(0, f"default_factory={factory}")
+        elif default and not parts:
+            return f"{attribute}: {text} = {default}"
+        elif default:
+            parts.insert(0, default)
+        return f"{attribute}: {text}" + (f" = Field({', '.join(parts)})" if parts else "")
 
     def _default(self, record: Record, field: Field) -> str:
         try:

@@ -1,6 +1,6 @@
 """Stored events as they are read: some become several, or of another type, on the way through upcasters."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from gatelog.core.errors import UndecodableRecordError
@@ -49,20 +49,29 @@ class EventPart(RecordedEvent):
         return hash((self.id, self._part))
 
 
-def as_read(events: list[RecordedEvent], codec: Codec, types: Iterable[str] | None = None) -> list[RecordedEvent]:
-    """Return events as they are read, in order, the parts of one together; with ``types``, only those.
+def as_read(
+    events: list[RecordedEvent], types: Collection[str] | None = None, *, backward: bool = False
+) -> list[RecordedEvent]:
+    """Return stored events as they are read, in order, the parts of one together; with ``types``, only those.
 
-    ``events`` are stored ones, whose schemas ``codec`` knows. One that cannot be decoded stays as it is: who asks for
-    its data hears why.
+    ``backward``: the last part comes first.
+
+    One that cannot be decoded stays as it is, whatever ``types`` says, since nobody knows what it would be: who asks
+    for its data hears why.
     """
-    if not codec.reshapes:
-        return events
-    wanted = None if types is None else set(types)
-    found = [each for event in events for each in _parts(event, codec)]
-    return found if wanted is None else [event for event in found if event.type in wanted]
+    found = events
+    if events and events[0]._codec.reshapes:
+        found = [part for event in events for part in (reversed(_parts(event)) if backward else _parts(event))]
+    return found if types is None else [each for each in found if each.type in types or is_unknown(each)]
 
 
-def _parts(event: RecordedEvent, codec: Codec) -> list[RecordedEvent]:
+def is_unknown(event: RecordedEvent) -> bool:
+    """Say whether an event of ``as_read`` would be others, but could not be decoded."""
+    return event.schema_id in event._codec.reshapes and not isinstance(event, EventPart)
+
+
+def _parts(event: RecordedEvent) -> list[RecordedEvent]:
+    codec = event._codec
     if event.schema_id not in codec.reshapes:
         return [event]
     try:

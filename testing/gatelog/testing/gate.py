@@ -77,6 +77,10 @@ class MemoryGate:
         """Refuse: there is no transaction to join."""
         raise InvalidInputError("A store in memory cannot take part in a Postgres transaction.")
 
+    async def unpublished(self, event_ids: Sequence[UUID]) -> int:
+        """See ``Gate``: what is appended is published."""
+        return 0
+
     async def load(self, chunk: Sequence[HistoricWrite]) -> int:
         """See ``Gate``."""
         check_chunk(chunk)

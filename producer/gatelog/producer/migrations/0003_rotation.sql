@@ -1,3 +1,7 @@
+-- remember_segment: called when a segment is drained. The index holds its ids, and answers for them; where that is in
+-- another database, part "elsewhere" puts another function in this one's place.
+CREATE FUNCTION @store.remember_segment(drained smallint) RETURNS void LANGUAGE sql AS '';
+
 -- rotate_outbox: take the next step of emptying the outbox, if one can be taken now. Answers which, or null.
 --
 -- "cut": the segments change places. It waits until every transaction that has written to the outbox has ended, while
@@ -41,6 +45,7 @@ BEGIN
             UPDATE @store.outbox_state SET drained_position = state.drained_position;
         END IF;
         IF (SELECT f.position FROM @store.index_frontier f) >= state.drained_position THEN
+            PERFORM @store.remember_segment((1 - state.segment)::smallint);
             UPDATE @store.outbox_state SET cut_xid = '0', drained_at = clock_timestamp(), emptied = emptied + 1;
             RETURN 'drained';
         END IF;

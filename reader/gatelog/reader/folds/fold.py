@@ -47,7 +47,7 @@ class _Folded(Generic[StateT]):
         self.state.apply(event)
         self.version, self.last = event.version, event
         self.recorded_at = event.recorded_at if self.recorded_at is None else max(self.recorded_at, event.recorded_at)
-        self.fresh += 1
+        self.fresh += event.part == 1
 
 
 async def fold(
@@ -88,9 +88,14 @@ async def fold(
     return found.state
 
 
-async def _take(events: AsyncIterator[RecordedEvent], found: _Folded[StateT], at: datetime | None) -> None:
+async def _take(
+    events: AsyncIterator[RecordedEvent], found: _Folded[StateT], at: datetime | None, known: int = 0
+) -> None:
+    """Apply events; the parts of version ``known`` are in the state already."""
     async with aclosing(events) as bounded:  # type: ignore[type-var] # an async generator
         async for event in bounded:
+            if event.version == known:
+                continue
             if at is not None and event.recorded_at > at:
                 return
             found.apply(event)
@@ -111,7 +116,7 @@ async def _from_snapshot(
         if first is None or (first.version, first.id) != (kept.version, kept.event_id):
             _log.warning("snapshot.of_another_history", stream=stream, state=state.__name__, version=kept.version)
             return None
-        await _take(behind, found, at)
+        await _take(behind, found, at, kept.version)
     return found
 
 

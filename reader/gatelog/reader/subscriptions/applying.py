@@ -12,6 +12,7 @@ from gatelog.core.errors import PostgresUnavailableError, ProjectionFailedError
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Checkpoints, Move, PartitionLostError
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
+from gatelog.schemas.parts import as_read
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent]], Awaitable[None]]
@@ -86,7 +87,7 @@ class Applier:
 
     async def _once(self, batch: Batch) -> None:
         connection = self._connection
-        events = batch.events if self._types is None else [e for e in batch.events if e.type in self._types]
+        events = as_read(list(batch.events), self._types)
         with postgres.translated(*self._where):
             async with connection.transaction():
                 await self._checkpoints.advance(connection, batch.moves)

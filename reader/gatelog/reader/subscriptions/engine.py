@@ -34,6 +34,7 @@ from gatelog.reader.subscriptions.window import Window
 from gatelog.schemas.causation import handling
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, parse_record
+from gatelog.schemas.parts import as_read, is_unknown
 
 TICK_S: Final = 0.5
 COMMIT_AGAIN_S: Final = 5.0  # when no answer came
@@ -317,13 +318,10 @@ class Engine:
                 return
         elif not self._parker.view.is_empty and await self._is_parked(key, item, event):
             return
-        handler = self._plan.handlers.get(event.type) or self._plan.fallback
-        assert handler is not None  # other types are filtered before
         trace = ""
         result: object
         try:
-            with handling(event):
-                result = await handler(event)
+            result = await self._call(event)
         except asyncio.CancelledError:
             assert worker.task is not None
             if worker.cancelled_for == "timeout":
@@ -344,6 +342,19 @@ class Engine:
             self._close(key, item)
         else:
             await self._follow(key, item, event, result, trace)
+
+    async def _call(self, event: RecordedEvent) -> object:
+        """Handle what an event is read as, one after the other, until a handler does not just return."""
+        for part in as_read([event]):
+            handler = self._plan.handlers.get(part.type) or self._plan.fallback
+            if handler is None:
+                if is_unknown(part):
+                    _ = part.data  # says why
+                continue
+            with handling(part):
+                if (result := await handler(part)) is not None:
+                    return result
+        return None
 
     async def _follow(self, key: object, item: _Item, event: RecordedEvent, result: object, trace: str) -> None:
         """Do what follows when a handler returned something, or raised."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gatelog.core import logs, postgres
-from gatelog.core.errors import HistoryGoneError
+from gatelog.core.errors import HistoryGoneError, IndexPlaceError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -26,6 +26,7 @@ from gatelog.reader.source import PostgresSource
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent, Row
+from gatelog.schemas.upcasting import stored_types_of
 
 WAIT_INTERVAL_S: Final = 0.1
 COMPLAINT_INTERVAL_S: Final = 10.0
@@ -49,6 +50,7 @@ class History:
     def __init__(self, settings: Settings, pool: postgres.Pool, codec: Codec) -> None:
         """Read through ``pool``."""
         self._store = settings.store
+        self._is_apart = bool(settings.index_dsns)
         self._dsn = settings.dsn
         self._pool = pool
         self._codec = codec
@@ -70,6 +72,12 @@ class History:
         return Handover(found.position, {place: max(offset, lows[place]) for place, offset in found.offsets.items()})
 
     async def _handover(self, lows: Mapping[Place, int]) -> Handover:
+        if self._is_apart:
+            raise IndexPlaceError(
+                self._store,
+                "what Kafka has removed would come from the index, which is in other databases than the gate. A "
+                "projection cannot read it there yet. Keep Kafka's records, or read them with a Reader.",
+            )
         rows = await self._fetch("handover")
         known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
         return Handover(rows[0]["highest"], {place: known.get(place, 0) for place in lows})
@@ -115,7 +123,8 @@ class History:
             PostgresUnavailableError: no answer.
         """
         wanted = LogQuery(
-            None if categories is None else tuple(sorted(categories)), None if types is None else tuple(sorted(types))
+            None if categories is None else tuple(sorted(categories)),
+            None if types is None else tuple(sorted(stored_types_of(types))),
         )
         rows = await self._source.log(wanted, after, PAGE_EVENTS)
         events = [

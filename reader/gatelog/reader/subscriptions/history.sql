@@ -4,9 +4,6 @@ SELECT o.topic, o.partition, o.next_offset, h.highest
 FROM (SELECT coalesce(max(i.position), 0) AS highest FROM @store.indexed_events i) h
 LEFT JOIN @store.indexed_offsets o ON true
 
--- name: stream_at
-SELECT i.stream FROM @store.indexed_events i WHERE i.position = $1
-
 -- name: published
 -- The last position that can be in Kafka.
 SELECT r.position + r.pending_events FROM @store.relay r

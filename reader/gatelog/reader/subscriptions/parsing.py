@@ -10,6 +10,7 @@ from gatelog.core.errors import UndecodableRecordError
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Headers, RecordedEvent, parse_record
+from gatelog.schemas.upcasting import stored_types_of
 
 ENVELOPE_BYTES = 512  # of the headers, and of the objects that hold them
 
@@ -28,10 +29,10 @@ class Parser:
     """Turns messages into batches. Foreign and unreadable records are logged, counted and passed over."""
 
     def __init__(self, source: str, codec: Codec, types: Collection[str] | None) -> None:
-        """Take records of ``source``; with ``types``, only events of these types."""
+        """Take records of ``source``; with ``types``, only events that may be read as these types."""
         self._source = source
         self._codec = codec
-        self._types = None if types is None else frozenset(name.encode() for name in types)
+        self._types = None if types is None else frozenset(name.encode() for name in stored_types_of(types))
         self.passed_over = 0
 
     def batches(self, messages: Sequence[Message], assigned: Mapping[Place, int]) -> list[Batch]:

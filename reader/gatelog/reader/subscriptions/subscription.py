@@ -22,7 +22,9 @@ from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
+from gatelog.schemas.upcasting import name_of
 
 RETRY_INTERVAL_S: Final = 1.0
 
@@ -212,11 +214,13 @@ class Subscription:
             KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
         """
         iteration = Iteration()
-        async with aclosing(self._iterate(iteration, stop, settings, types)) as found:
+        names = None if types is None else frozenset(map(name_of, types))
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
             async for batch in found:
                 for place, event in enumerate(batch):
                     iteration.index = place
-                    yield event
+                    for part in as_read([event], names):
+                        yield part
                     if iteration.is_current_gone or (stop is not None and stop.is_set()):
                         iteration.index = place + 1
                         break
@@ -235,9 +239,11 @@ class Subscription:
         Raises: as ``events``.
         """
         iteration = Iteration()
-        async with aclosing(self._iterate(iteration, stop, settings, types)) as found:
+        names = None if types is None else frozenset(map(name_of, types))
+        async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
             async for batch in found:
-                yield batch
+                if events := as_read(batch, names):
+                    yield events
                 iteration.index = len(batch)
 
     async def _iterate(
@@ -245,10 +251,9 @@ class Subscription:
         iteration: Iteration,
         stop: asyncio.Event | None,
         settings: Settings | None,
-        types: Iterable[type[Event] | str] | None,
+        names: Collection[str] | None,
     ) -> AsyncGenerator[list[RecordedEvent], None]:
         settings = settings or Settings.load()
-        names = None if types is None else [each if isinstance(each, str) else each.event_type for each in types]
         async with self._opened(settings) as (pool, codec):
             iteration.begin_with(self._beginnings(settings, pool))
             async with (
@@ -275,7 +280,9 @@ class Subscription:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
-            yield pool, Codec(registry_of(settings, pool), register=False)
+            codec = Codec(registry_of(settings, pool), register=False)
+            await codec.start()
+            yield pool, codec
 
     def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
         starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"

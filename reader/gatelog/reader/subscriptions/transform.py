@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import uuid4
@@ -23,6 +23,7 @@ from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, 
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
+from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
 
 BATCH_EVENTS_MAX: Final = 2_000  # in one Kafka transaction
@@ -123,6 +124,7 @@ class _Session:
         self._function = function
         self._codec = codec
         self._busy = asyncio.Lock()
+        self._types: Collection[str] | None = None
         self._turns: dict[Place, int] = {}  # tells what came before a partition went and came back
         own = kafka.client_properties(
             self._properties,
@@ -134,6 +136,7 @@ class _Session:
             self._producer = Producer(own)
 
     async def run(self, joining: Joining, stop: asyncio.Event) -> None:
+        self._types = joining.types
         with kafka.translated(self._properties):
             await asyncio.to_thread(self._producer.init_transactions, CALL_TIMEOUT_S)
             async with Membership.joined(self._settings, joining, self._codec, self) as member:
@@ -160,7 +163,7 @@ class _Session:
         producer.begin_transaction()
         try:
             for batch in batches:
-                for event in batch.events:
+                for event in as_read(batch.events, self._types):
                     for record in await self._made(event):
                         await self._produce(record)
             offsets = {batch.place: batch.next_offset for batch in batches}  # a later batch of a place is further on

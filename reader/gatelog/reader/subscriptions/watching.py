@@ -14,7 +14,9 @@ from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import InvalidInputError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.reader.source import PostgresSource
+from gatelog.reader.log_query import LogQuery
+from gatelog.reader.sharded import opened_source
+from gatelog.reader.source import Source
 from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.partitioning import partition_of
@@ -65,7 +67,7 @@ class Watch:
         self,
         settings: Settings,
         target: postgres.Pool,
-        store: postgres.Pool,
+        source: Source,
         where: tuple[str, str],
         name: str,
         categories: Collection[str] | None,
@@ -73,8 +75,7 @@ class Watch:
         """Use ``Projection.watched`` instead."""
         self._settings = settings
         self._target = target
-        self._source = PostgresSource(settings, store)
-        self._store = store
+        self._source = source
         self._where = where
         self._name = name
         self._categories = categories
@@ -96,9 +97,10 @@ class Watch:
         application = f"gatelog watch {name}"
         async with (
             postgres.pool(settings.dsn, settings.store, application, 2) as store,
+            opened_source(settings, store, 2) as source,
             postgres.pool(dsn, settings.store, application, 2) as target,
         ):
-            yield cls(settings, target, store, (settings.store, dsn), name, categories)
+            yield cls(settings, target, source, (settings.store, dsn), name, categories)
 
     async def seen(self, append: Append | int, *, timeout: float = 30.0) -> None:
         """Wait until the live build holds an append, or the event at a position, and all before it in its stream.
@@ -140,10 +142,8 @@ class Watch:
         return append.stream, (await self._source.positions([last]))[last]
 
     async def _stream_at(self, position: int) -> str | None:
-        statement = queries(PACKAGE, "subscriptions/history.sql", self._settings.store)["stream_at"]
-        with postgres.translated(self._settings.store, self._settings.dsn):
-            found: str | None = await self._store.fetchval(statement, position)
-        return found
+        found = await self._source.log(LogQuery(), position - 1, 1)
+        return next((row[0] for row in found if row[2] == position), None)
 
     async def _place_of(self, stream: str) -> Place:
         topic = topic_of(self._settings.store, category_of(stream))
