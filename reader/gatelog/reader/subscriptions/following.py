@@ -64,7 +64,10 @@ async def follow(
         raise InvalidInputError(f"Follow after position {after}: positions begin at 1.")
     wanted = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
     names = None if categories is None else tuple(categories)
+    ended = stop or asyncio.Event()
     async with total_order(settings or Settings.load(), after=after, categories=names) as order:
-        async for batch in order.batches(stop or asyncio.Event()):
+        async for batch in order.batches(ended):
             for event in as_read(batch.events, wanted):
                 yield event
+                if ended.is_set():
+                    return
