@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any, Final
 
 import fastavro
-from bench import baselines
+from bench import baselines, subscriptions_order
 from bench.append import PAYLOAD, Measured
 from bench.harness import Result, alternate, new_store, run
 from bench.kafka import bare_latency, bare_topic
@@ -198,6 +198,7 @@ async def measure(settings: Settings) -> list[Result]:
         *results,
         Result("handler p50 vs bare transaction", p50 * 1e3, "ms", baseline, transaction * 1e3, 2.5, True),
         Result("handler p99 vs bare transaction", p99 * 1e3, "ms", baseline, transaction * 1e3, 8.0, True),
+        *await subscriptions_order.measure(settings),
     ]
 
 
