@@ -168,6 +168,13 @@ def test_a_type_that_is_gone_and_a_ref_that_never_was(shop: Path, monkeypatch: p
     assert (code, "Git knows no 'no-such'" in message) == (11, True)
 
 
+def test_a_folder_that_was_renamed_does_not_pass_for_new(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shop)
+    (shop / "schemas").rename(shop / "moved")
+    code, told = here("check", "moved", "--against", "main")
+    assert (code, "not compared: main has no schemas in these files and modules" in told) == (0, True)
+
+
 def test_people_are_told_the_place_the_reason_and_the_way_out(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shop)
     write_order(shop, *ORDER["fields"], {"name": "note", "type": "string"})

@@ -184,7 +184,16 @@ class Codec:
         Raises:
             UndecodableRecordError: unknown schema id, or bytes that are not of this schema.
         """
-        return self._decoded(schema_id, data, None)
+        writer = self._writers.get(schema_id)
+        if writer is None or writer.broken is not None:
+            return self._decoded(schema_id, data, None)  # it says why not
+        try:
+            writer.check(data)
+            found = _read(BytesIO(data), writer.parsed, None)
+        except _UNREADABLE as error:
+            raise _unresolved(schema_id, error) from error
+        assert isinstance(found, dict)  # an event's schema is a record
+        return found
 
     def to_model(self, schema_id: int, data: bytes, model: type[Event]) -> Event:
         """Return the payload as ``model``, whatever older schema it was written with (Avro resolution, upcasters).
@@ -254,9 +263,13 @@ class Codec:
             writer.check(data)
             found = _read(BytesIO(data), writer.parsed, reader, return_named_type=named)
         except (*_UNREADABLE, fastavro.read.SchemaResolutionError) as error:
-            raise UndecodableRecordError(f"Bytes do not resolve under schema id {schema_id}: {error}") from error
+            raise _unresolved(schema_id, error) from error
         assert isinstance(found, dict)  # an event's schema is a record
         return found
+
+
+def _unresolved(schema_id: int, error: Exception) -> UndecodableRecordError:
+    return UndecodableRecordError(f"Bytes do not resolve under schema id {schema_id}: {error}")
 
 
 def _nothing(_data: bytes) -> None:

@@ -46,6 +46,8 @@ def earlier_in_git(
         _add_history(found, repository, commit, sources, current)
     at_ref = repository.definitions(commit, sources)
     found.add(ref, at_ref)
+    if not at_ref:  # or a renamed folder would pass for new
+        found.unread.append(f"{ref} has no schemas in these files and modules. If they were moved, ask the registry.")
     found.removed = {subject: ref for subject in at_ref if subject not in current}
     return found
 

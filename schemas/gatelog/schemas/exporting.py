@@ -14,7 +14,7 @@ from gatelog.schemas.sources import models_of
 
 def main(output: Path, modules: list[str]) -> None:
     """Write ``{event type: schema}``."""
-    models = models_of([module for module in modules if _exists(module)])
+    models = models_of([module for module in modules if _exists(module)], may_be_none=True)
     schemas = {model.event_type: model.avro_schema() for model in models}
     output.write_text(json.dumps(schemas), encoding="utf-8")
 

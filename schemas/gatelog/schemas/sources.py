@@ -83,15 +83,15 @@ def files_below(paths: Sequence[Path]) -> Iterator[Path]:
             raise SchemaError(f"{path} holds more than {FILES_MAX:,} {SUFFIX} files.")
 
 
-def models_of(modules: Sequence[str]) -> list[type[Event]]:
+def models_of(modules: Sequence[str], *, may_be_none: bool = False) -> list[type[Event]]:
     """Return the newest model of each event type that the modules define, or modules below them that they import.
 
     Raises:
-        SchemaError: a module cannot be imported, or defines no event.
+        SchemaError: a module cannot be imported, or defines no event (unless it ``may_be_none``).
     """
     for module in modules:
         imported(module)
-        if not any(_is_in(model, module) for model in defined_models()):
+        if not may_be_none and not any(_is_in(model, module) for model in defined_models()):
             raise SchemaError(f"Module {module} defines no events (subclasses of gatelog.schemas.Event).")
     return [model for model in defined_models() if any(_is_in(model, module) for module in modules)]
 
