@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import Final
 
-SUITES: Final = ("append", "relay", "index", "schemas")
+SUITES: Final = ("append", "relay", "index", "subscriptions", "schemas")
 
 
 def main(chosen: list[str]) -> None:

@@ -99,10 +99,10 @@ async def test_frozen_until_another_has_taken_over_and_then_awake(
                 await frozen(zombie)
                 with member(patient, order, "heir"):
                     await has(rows, schema, done[0] + 10)
-                    zombie.terminate()  # it hears that, and whatever else it had to do, when it is awake
-                    assert zombie.pid is not None
-                    os.kill(zombie.pid, signal.SIGCONT)
-                    await asyncio.to_thread(zombie.join, 60)
-                    assert zombie.exitcode == 0
+                zombie.terminate()  # it hears that, and whatever else it had to do, when it is awake
+                assert zombie.pid is not None
+                os.kill(zombie.pid, signal.SIGCONT)  # nobody holds a lock that would stop it
+                await asyncio.to_thread(zombie.join, 60)
+                assert zombie.exitcode == 0
     with member(patient, order, "last"):
         await judge(rows, patient, done[0], order)

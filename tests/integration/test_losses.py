@@ -91,3 +91,23 @@ async def test_an_indexer_that_went_on_after_a_restore(settings: Settings, tmp_p
             assert await reading.indexed([more]) == [4]
     done = await verify(settings, silent)
     assert done.agree, done.examples
+
+
+async def test_all_of_postgres_is_lost_and_the_registry_is_a_server(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", registry_url: str
+) -> None:
+    """Nothing has to be put back by hand."""
+    ours = settings.model_copy(update={"registry_url": registry_url})
+    async with Producer.connect(ours) as producer:
+        await append(producer, "Note-1", *"ab")
+        await publish(ours, 2)
+    await connection.execute(f"DROP SCHEMA {ours.store} CASCADE")
+    await initialise(ours)
+    assert (await look(ours)).unknown_schemas == []
+    await repair(ours)
+    async with Producer.connect(ours) as producer:
+        (more,) = await append(producer, "Note-1", "c")
+        async with pipeline(ours) as reader:
+            assert await reader.indexed([more]) == [3]
+            assert [event.data async for event in reader.stream("Note-1")] == [Noted(text=text) for text in "abc"]
+    assert (await verify(ours, silent)).agree

@@ -19,7 +19,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.reader import Projection, Reader
+from gatelog.reader import Projection, Reader, follow
 from gatelog.schemas import RecordedEvent
 
 ORDERS: tuple[Literal["partition", "total"], ...] = ("partition", "total")
@@ -250,3 +250,22 @@ def test_bad_input_is_refused() -> None:
         Projection("x", version=0)
     with pytest.raises(InvalidInputError, match="async"):
         Projection("x").batch(lambda _connection, _events: None)  # type: ignore[type-var] # the point
+
+
+async def test_following_in_total_order_from_a_position(
+    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+) -> None:
+    await fill(producer, 40)
+    await until(lambda: _is_indexed(reader, 40), "all is indexed")
+    stop = asyncio.Event()
+    found = []
+    async for event in follow(after=15, categories=["Note", "Page"], settings=settings, stop=stop):
+        found.append(event.position)
+        if len(found) == 16:
+            await fill(producer, 20, ["Page", "Bill"])
+        if len(found) == 26:
+            stop.set()
+    expected = [event.position async for event in reader.category("Note", "Page", after=15)]
+    assert found == expected[:26]
+    with pytest.raises(InvalidInputError, match="positions begin"):
+        await anext(follow(after=-1, settings=settings))

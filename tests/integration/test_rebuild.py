@@ -282,15 +282,15 @@ async def test_a_switch_waits_for_a_reader_whose_snapshot_is_older_than_the_fres
         return found
 
     monkeypatch.setattr(Fresh, "oldest_reader", oldest_reader)
-    transaction = own.transaction(isolation="repeatable_read")
-    await transaction.start()
-    await own.fetchval("SELECT 1")  # it has its snapshot, and has read nothing of gatelog's
-    rebuilding = asyncio.create_task(rebuild(settings, silent))
-    waiting = asyncio.create_task(waits.wait())
-    await asyncio.wait({rebuilding, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    assert [row["position"] for row in await own.fetch(read)] == [1, 2, 3]
-    await transaction.commit()
-    assert (await rebuilding).frontier == 3
-    assert [row["position"] for row in await own.fetch(read)] == [1, 2, 3]
-    await own.close()
+    try:
+        async with own.transaction(isolation="repeatable_read"):
+            await own.fetchval("SELECT 1")  # it has its snapshot, and has read nothing of gatelog's
+            rebuilding = asyncio.create_task(rebuild(settings, silent))
+            waiting = asyncio.create_task(waits.wait())
+            await asyncio.wait({rebuilding, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            assert [row["position"] for row in await own.fetch(read)] == [1, 2, 3]
+        assert (await rebuilding).frontier == 3
+        assert [row["position"] for row in await own.fetch(read)] == [1, 2, 3]
+    finally:
+        own.terminate()

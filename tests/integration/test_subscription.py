@@ -21,6 +21,12 @@ class Paid(Event):
     amount: int
 
 
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
+    return settings.model_copy(update={"subscription_protocol": "classic"})
+
+
 async def handle(subscription: Subscription, settings: Settings, until_set: asyncio.Event) -> None:
     """Run a subscription until the handler has said that it has seen enough."""
     async with asyncio.timeout(60):

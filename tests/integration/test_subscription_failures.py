@@ -8,6 +8,7 @@ import pytest
 from support.models import Noted
 from support.running import running
 from support.subscribing import consuming, holds
+from support.waiting import until
 
 from gatelog.core.errors import ParkedFullError
 from gatelog.core.settings import Settings
@@ -19,6 +20,12 @@ from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
 
 QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
+    return settings.model_copy(update={"subscription_protocol": "classic"})
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +123,28 @@ async def test_a_poison_event_is_parked_and_its_stream_held_until_it_is_replayed
         await asyncio.to_thread(ask_again, settings, "s")
         await holds(lambda: handled.count == 6, "what was parked is handled, and what came after it")
     assert handled.texts["Note-bad"] == ["a", "poison", "b", "c"], "in the order of the stream"
+    assert await asyncio.to_thread(parked, settings, "s") == []
+
+
+async def test_what_only_followed_is_handled_when_the_one_before_it_is_dropped(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-1", "poison", "b", "c")
+    subscription = Subscription("s", failures=Failures(attempts_max=1))
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+
+        async def are_parked() -> bool:
+            return len(await asyncio.to_thread(parked, settings, "s")) == 3
+
+        await until(are_parked, "the poison and its followers are parked")
+        poison = (await asyncio.to_thread(parked, settings, "s"))[0]
+        with ParkedTopic(settings, "s") as topic:
+            await asyncio.to_thread(topic.write, [(poison.event_id, None)])
+        await holds(lambda: handled.count == 2, "the followers are handled")
+    assert handled.texts["Note-1"] == ["b", "c"]
+    assert handled.attempts["poison"] == 1
     assert await asyncio.to_thread(parked, settings, "s") == []
 
 

@@ -57,9 +57,9 @@ def test_the_log_is_merged_on_position_up_to_the_frontier(
     assert by_position(pages, frontier, limit, backward=backward) == wanted
 
 
-@given(owners=st.lists(st.integers(0, 3), max_size=700), data=st.data())
+@given(owners=st.lists(st.integers(0, 3), max_size=60), window=st.integers(1, 20), data=st.data())
 def test_the_frontier_is_the_last_position_before_the_first_that_no_shard_holds(
-    owners: list[int], data: st.DataObject
+    owners: list[int], window: int, data: st.DataObject
 ) -> None:
     """Shards fill in any order. The walk starts anywhere that is right, and looks through small windows."""
     missing = data.draw(st.sets(st.integers(1, max(1, len(owners)))), "positions that are not there yet")
@@ -75,7 +75,7 @@ def test_the_frontier_is_the_last_position_before_the_first_that_no_shard_holds(
     async def ask(after: int, limit: int) -> Sequence[Sequence[int]]:
         return [[position for position in each if position > after][:limit] for each in held]
 
-    assert asyncio.run(walk(start, ask)) == truth
+    assert asyncio.run(walk(start, ask, window)) == truth
     assert reach(start, held) == truth
 
 

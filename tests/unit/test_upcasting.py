@@ -389,3 +389,15 @@ async def test_an_older_program_reads_what_a_newer_one_wrote() -> None:
         Now(customer="ben", cents=150),
         Now(customer="cem", cents=20),
     ]
+
+
+async def test_who_decodes_as_written_is_not_held_up_by_a_missing_upcaster() -> None:
+    stored = await _four_versions()
+    _now()
+    upcast("Ordered", from_version=1)(lambda payload: payload)
+    ids = {schema.id for schema in await stored.registry.versions("Ordered")}
+    with pytest.raises(SchemaError):
+        await Codec(stored.registry, register=False).warm(ids)
+    codec = Codec(stored.registry, register=False, upcasts=False)
+    await codec.warm(ids)
+    assert codec.to_dict(1, b"\6ann\6") == {"customer": "ann", "amount": 3}

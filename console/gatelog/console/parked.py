@@ -91,7 +91,8 @@ def replay(
 ) -> None:
     """Ask for parked events to be handled again, by the running subscription, in the order of each stream.
 
-    When a stream is held, an event waits for those that are parked before it: ask for these too, or use --stream.
+    When a stream is held, an event waits for those that failed before it: ask for these too, or use --stream. Events
+    that are parked only because one before them is follow by themselves.
 
       gatelog parked replay billing 0197e8d2-7a3c-7cc0-a5c5-1f2e3d4c5b6a
       gatelog parked replay billing --stream Order-42
@@ -113,6 +114,8 @@ def drop(
     home: options.Home = None,
 ) -> None:
     """Take parked events for settled: they are never handled. The events themselves stay in the store.
+
+    Events that are parked only because one before them is are then handled, unless another one before them failed.
 
     gatelog parked drop billing 0197e8d2-7a3c-7cc0-a5c5-1f2e3d4c5b6a
     """

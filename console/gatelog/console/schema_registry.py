@@ -12,8 +12,8 @@ from gatelog.console.schema import Models, Paths, levels_of, name_of, registry_i
 from gatelog.console.schema_output import print_changes
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.core.settings import Settings
+from gatelog.schemas.checking import problems
 from gatelog.schemas.difference import changes
-from gatelog.schemas.registering import fits_or_is_upcast
 from gatelog.schemas.registry import AvroSchema, Check, Compatibility, RegisteredSchema, Registration, Registry
 from gatelog.schemas.sources import definitions_of
 
@@ -156,4 +156,4 @@ async def _each(
 
 def _under(level: Compatibility) -> Check:
     """The settings may ask for more, or less, than the level that the registry has."""
-    return lambda _, definition, versions: fits_or_is_upcast(level, definition, versions)
+    return lambda _, definition, versions: problems(level, definition, versions)

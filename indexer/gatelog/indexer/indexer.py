@@ -86,7 +86,7 @@ class _Session:
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
-        codec = Codec(registry, register=False)
+        codec = Codec(registry, register=False, upcasts=False)
         owns = shards.owner_of(settings, shard)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=owns)
         self._writer = Writer(pool, settings.store)

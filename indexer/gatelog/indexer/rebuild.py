@@ -144,7 +144,7 @@ class _Rebuild:
         self._pool = pool
         self._report = report
         self._sql = queries(PACKAGE, "index.sql", fresh.schema)
-        codec = Codec(registry_of(settings, pool), register=False)
+        codec = Codec(registry_of(settings, pool), register=False, upcasts=False)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
         self._next: dict[Place, int] = {}
         self.records = 0

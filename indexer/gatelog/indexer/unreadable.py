@@ -73,7 +73,7 @@ class UnreadableRecords:
         self._pool = pool
         self._sql = queries(_PACKAGE, "unreadable.sql", settings.store)
         self._advance = queries(_PACKAGE, "index.sql", settings.store)["frontier"]
-        self._codec = Codec(registry_of(settings, gate), register=False)
+        self._codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
         self._source = source_of(settings.store)
 
     async def list(self, *, after: int = 0, settled: bool = False, limit: int = LIST_ROWS_MAX) -> list[Unreadable]:

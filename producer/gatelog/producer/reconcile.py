@@ -24,6 +24,7 @@ from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
+from gatelog.schemas.confluent import ConfluentRegistry
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 from gatelog.schemas.event import StreamClosed
 
@@ -194,7 +195,7 @@ class Reconciliation:
             unknown_schemas=[
                 f"id {row['schema_id']} of {row['type']} ({row['events']:,} events, first at position "
                 f"{row['position']:,})"
-                for row in await connection.fetch(sql["unknown_schemas"])
+                for row in await self._unknown_schemas()
             ],
             clashes=[
                 f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
@@ -206,6 +207,14 @@ class Reconciliation:
             unreadable=seen.unreadable_total,
             unreadable_examples=seen.unreadable,
         )
+
+    async def _unknown_schemas(self) -> Sequence[asyncpg.Record]:
+        """Return the schemas of Kafka's records that the registry lacks; the tables also know their types."""
+        if self._settings.registry_url is None:
+            return await self._connection.fetch(self._sql["unknown_schemas"])
+        used = await self._connection.fetch(self._sql["used_schemas"])
+        known = await ConfluentRegistry(self._settings).load({row["schema_id"] for row in used})
+        return [row for row in used if row["schema_id"] not in known]
 
     async def apply(self, keep: Keep | None) -> Findings:
         """Make Postgres follow Kafka, in one transaction, and return what was found.

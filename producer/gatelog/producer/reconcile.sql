@@ -83,6 +83,11 @@ SELECT s.before + 1 AS first, s.position - 1 AS last, sum(s.position - s.before 
 FROM steps s WHERE s.position - s.before > 1
 ORDER BY s.position LIMIT 5
 
+-- name: used_schemas
+-- Schemas that Kafka's records were written with.
+SELECT f.schema_id, f.type, count(*) AS events, min(f.position) AS position
+FROM found f GROUP BY f.schema_id, f.type ORDER BY f.schema_id, f.type
+
 -- name: unknown_schemas
 -- Schemas that Kafka's records were written with and the registry lacks, or knows under another event type.
 SELECT f.schema_id, f.type, count(*) AS events, min(f.position) AS position

@@ -4,6 +4,7 @@ from gatelog.reader.folds import State
 from gatelog.reader.query import Page, Query
 from gatelog.reader.reader import Reader
 from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
+from gatelog.reader.subscriptions.following import follow
 from gatelog.reader.subscriptions.projection import Projection
 from gatelog.reader.subscriptions.transform import Outgoing, Transform
 from gatelog.reader.where import Condition, field
@@ -26,5 +27,6 @@ __all__ = [
     "Subscription",
     "Transform",
     "field",
+    "follow",
     "standings",
 ]

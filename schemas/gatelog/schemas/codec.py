@@ -63,8 +63,12 @@ _Reader: TypeAlias = tuple[ParsedSchema | None, dict[str, type] | None]
 class Codec:
     """Encodes models and decodes stored bytes; knows the schemas that it was warmed with."""
 
-    def __init__(self, registry: Registry, *, register: bool) -> None:
-        """Use ``registry``; ``register`` allows new schemas to be written to it on the way."""
+    def __init__(self, registry: Registry, *, register: bool, upcasts: bool = True) -> None:
+        """Use ``registry``; ``register`` allows new schemas to be written to it on the way.
+
+        Without ``upcasts``, payloads are decoded as they were written only, and a missing upcaster is nobody's error.
+        """
+        self._upcasts = upcasts
         self._registry = registry
         self._register = register
         self._learning = asyncio.Lock()
@@ -139,7 +143,8 @@ class Codec:
         if not missing:
             return
         found = await self._registry.load(missing)
-        await self._load_versions({s.subject for s in found.values() if s.subject in upcast_types()} - self._evolved)
+        if self._upcasts and (unknown := {s.subject for s in found.values()} & upcast_types() - self._evolved):
+            await self._load_versions(unknown)
         for schema_id, schema in found.items():
             self._writers[schema_id] = self._prepared(schema)
 
@@ -179,7 +184,16 @@ class Codec:
         Raises:
             UndecodableRecordError: unknown schema id, or bytes that are not of this schema.
         """
-        return self._decoded(schema_id, data, None)
+        writer = self._writers.get(schema_id)
+        if writer is None or writer.broken is not None:
+            return self._decoded(schema_id, data, None)  # it says why not
+        try:
+            writer.check(data)
+            found = _read(BytesIO(data), writer.parsed, None)
+        except _UNREADABLE as error:
+            raise _unresolved(schema_id, error) from error
+        assert isinstance(found, dict)  # an event's schema is a record
+        return found
 
     def to_model(self, schema_id: int, data: bytes, model: type[Event]) -> Event:
         """Return the payload as ``model``, whatever older schema it was written with (Avro resolution, upcasters).
@@ -249,9 +263,13 @@ class Codec:
             writer.check(data)
             found = _read(BytesIO(data), writer.parsed, reader, return_named_type=named)
         except (*_UNREADABLE, fastavro.read.SchemaResolutionError) as error:
-            raise UndecodableRecordError(f"Bytes do not resolve under schema id {schema_id}: {error}") from error
+            raise _unresolved(schema_id, error) from error
         assert isinstance(found, dict)  # an event's schema is a record
         return found
+
+
+def _unresolved(schema_id: int, error: Exception) -> UndecodableRecordError:
+    return UndecodableRecordError(f"Bytes do not resolve under schema id {schema_id}: {error}")
 
 
 def _nothing(_data: bytes) -> None:

@@ -10,8 +10,8 @@ from gatelog.core import postgres
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.schemas.checking import problems
 from gatelog.schemas.definitions import fingerprint, same
-from gatelog.schemas.registering import fits_or_is_upcast
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -47,7 +47,7 @@ class PostgresRegistry:
                 f"The schema of {subject} in this program is not registered in store {self._store!r}, and "
                 "register_schemas is off. Register it at deploy time."
             )
-        schema_id = (await self.register(subject, definition, fits_or_is_upcast)).schema_id
+        schema_id = (await self.register(subject, definition, problems)).schema_id
         assert schema_id is not None
         return schema_id
 
@@ -91,8 +91,8 @@ class PostgresRegistry:
                     return Registration(row["id"], row["version"], new=False)
                 versions = [_schema(each) for each in await connection.fetch(self._sql["versions"], subject)]
                 level = _level(await connection.fetchval(self._sql["level"], subject))
-                if problems := check(level, definition, versions):
-                    raise IncompatibleSchemaError(subject, level, problems)
+                if found := check(level, definition, versions):
+                    raise IncompatibleSchemaError(subject, level, found)
                 if dry_run:
                     return Registration(None, versions[-1].version + 1 if versions else 1, new=True)
                 row = await connection.fetchrow(

@@ -219,7 +219,11 @@ def _bytes(data: bytes, at: int) -> int:
     value = data[at]
     at += 1
     if value >= _MORE:
-        value, at = _number(data, at, value, _LONG_BYTES_MAX)
+        second = data[at]
+        if second < _MORE:  # most lengths have at most two bytes: no call for them
+            value, at = value & 0x7F | second << 7, at + 1
+        else:
+            value, at = _number(data, at, value, _LONG_BYTES_MAX)
     if value & 1:
         raise CorruptBytesError(f"a length is negative, at byte {at:,}")
     return at + (value >> 1)

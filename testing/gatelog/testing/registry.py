@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from gatelog.core.errors import IncompatibleSchemaError, SchemaError
+from gatelog.schemas.checking import problems
 from gatelog.schemas.definitions import same
-from gatelog.schemas.registering import fits_or_is_upcast
 from gatelog.schemas.registry import (
     DEFAULT_LEVEL,
     AvroSchema,
@@ -30,7 +30,7 @@ class MemoryRegistry:
             return found.id
         if not register:
             raise SchemaError(f"The schema of {subject} is not registered, and register_schemas is off.")
-        schema_id = (await self.register(subject, definition, fits_or_is_upcast)).schema_id
+        schema_id = (await self.register(subject, definition, problems)).schema_id
         assert schema_id is not None
         return schema_id
 
@@ -65,8 +65,8 @@ class MemoryRegistry:
             return Registration(found.id, found.version, new=False)
         versions = await self.versions(subject)
         level = await self.level(subject)
-        if problems := check(level, definition, versions):
-            raise IncompatibleSchemaError(subject, level, problems)
+        if wrong := check(level, definition, versions):
+            raise IncompatibleSchemaError(subject, level, wrong)
         version = versions[-1].version + 1 if versions else 1
         if dry_run:
             return Registration(None, version, new=True)

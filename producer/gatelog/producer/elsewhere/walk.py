@@ -22,12 +22,11 @@ def reach(front: int, held: Iterable[Sequence[int]]) -> int:
     return front
 
 
-async def walk(front: int, held: Held) -> int:
+async def walk(front: int, held: Held, window: int = WINDOW_MIN) -> int:
     """Return a position up to which nothing is missing, from ``front`` on: the highest, or one that is far ahead.
 
     Windows double while they are full, so that a gap at the front costs one short look.
     """
-    window = WINDOW_MIN
     for _ in range(WINDOWS_MAX):
         lists = await held(front, window)
         start, front = front, reach(front, lists)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
@@ -15,7 +15,7 @@ from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.parts import as_read
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent]], Awaitable[None]]
+Function: TypeAlias = Callable[[Connection, Sequence[RecordedEvent[Any]]], Awaitable[None]]
 ATTEMPTS_MAX: Final = 8  # of a batch that collided with other transactions
 BACKOFF_S: Final = 0.02
 

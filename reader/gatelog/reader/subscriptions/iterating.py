@@ -5,9 +5,9 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
-from gatelog.reader.subscriptions.engine import Beginnings
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Offsets, Place
+from gatelog.reader.subscriptions.work import Beginnings
 
 COMMIT_S: Final = 1.0
 WAIT_S: Final = 0.25  # how soon a stop is seen when nothing arrives

@@ -37,6 +37,10 @@ class Lanes(Generic[Key, Item]):
         """How many items could be taken now."""
         return len(self._ready)
 
+    def any_ready(self, is_meant: Callable[[Item], bool]) -> bool:
+        """Say whether one of the items that could be taken now is meant."""
+        return any(is_meant(self._items[key][0]) for key in self._ready)
+
     def take(self) -> tuple[Key, Item] | None:
         """Return the next item whose key is free, and keep its key busy until ``finish`` or ``again``."""
         if not self._ready:
@@ -64,14 +68,14 @@ class Lanes(Generic[Key, Item]):
         ready = set(self._ready)
         for key in [key for key, lane in self._items.items() if any(map(is_dropped, lane))]:
             lane = self._items[key]
-            first = [lane.popleft()] if is_taken(key) else []
-            dropped += [item for item in lane if is_dropped(item)]
-            kept = deque(first + [item for item in lane if not is_dropped(item)])
+            first = lane[0]
+            kept = deque(item for item in lane if not is_dropped(item) or (item is first and is_taken(key)))
+            dropped += [item for item in lane if is_dropped(item) and not (item is first and is_taken(key))]
             if not kept:
                 del self._items[key]
                 continue
             self._items[key] = kept
-            if not first and key not in ready:  # the one that rested may be gone
+            if kept[0] is not first and key not in ready:  # the one that rested is gone
                 self._ready.append(key)
         self.count -= len(dropped)
         self._ready = deque(key for key in self._ready if key in self._items)

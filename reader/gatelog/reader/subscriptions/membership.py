@@ -14,9 +14,10 @@ from typing import Any
 
 from gatelog.core import kafka, logs
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place
-from gatelog.reader.subscriptions.polling import Poller, ProtocolNotSupportedError
+from gatelog.reader.subscriptions.polling import Poller
 from gatelog.reader.subscriptions.probing import committed
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import source_of
@@ -61,9 +62,9 @@ class Membership:
     def _new_poller(self, protocol: str) -> Poller:
         return Poller(self._settings, self._joining, protocol, self._parser, self._owner, self._deliver)
 
-    def _deliver(self, batches: list[Batch]) -> None:
-        """Called in the polling thread. An empty list: it has ended."""
-        self._loop.call_soon_threadsafe(self._arrived.put_nowait, batches or None)
+    def _deliver(self, batches: list[Batch] | None) -> None:
+        """Called in the polling thread. None: it has ended."""
+        self._loop.call_soon_threadsafe(self._arrived.put_nowait, batches)
 
     async def next(self, timeout: float | None = None) -> list[Batch]:
         """Wait for what arrives next: at most one batch a partition. Nothing within ``timeout`` seconds: empty.

@@ -13,26 +13,26 @@ are two ways to know that:
 from collections import deque
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeAlias
 
 from gatelog.core.errors import LogMismatchError
 
 Place = tuple[str, int]  # topic, partition
-T = TypeVar("T")
-_POSITION: Final[Callable[[tuple[int, Any]], int]] = itemgetter(0)
+Item: TypeAlias = tuple[Any, ...]  # a position, and whatever belongs to it
+_POSITION: Final[Callable[[Item], int]] = itemgetter(0)
 
 
-class Merge(Generic[T]):
+class Merge:
     """Takes items of partitions, each with its position, and gives them in order of positions over all of them."""
 
     def __init__(self, after: int, *, gapless: bool) -> None:
         """Begin after a position. ``gapless``: every one after it will come, from one partition or another."""
         self._upto = after
         self._gapless = gapless
-        self._held: dict[Place, deque[tuple[int, T]]] = {}
+        self._held: dict[Place, deque[Item]] = {}
         self._watermarks: dict[Place, int] = {}
         self._handled: dict[Place, int] = {}
-        self._late: list[T] = []
+        self._late: list[Item] = []
         self.late = 0  # items that came when higher positions were out already; they go out at once
         self.missing = 0  # positions that were passed over because no partition can hold them; only when gapless
 
@@ -60,25 +60,26 @@ class Merge(Generic[T]):
         """Wait for a partition no longer that never held anything."""
         del self._held[place], self._watermarks[place], self._handled[place]
 
-    def add(self, place: Place, position: int, item: T) -> None:
+    def add(self, place: Place, item: Item) -> None:
         """Take the next item of a partition.
 
         Raises:
             LogMismatchError: the partition is not in order of positions.
         """
-        if position <= self._handled[place]:
-            return
-        if position <= self._upto:
-            self._late.append(item)
-            self.late += 1
-            return
+        position: int = item[0]
         if position <= self._watermarks[place]:
+            if position <= self._handled[place]:
+                return
+            if position <= self._upto:
+                self._late.append(item)
+                self.late += 1
+                return
             raise LogMismatchError(
                 f"Topic {place[0]!r} partition {place[1]}: position {position} comes after "
                 f"{self._watermarks[place]}. Somebody else wrote into the topic."
             )
         self._watermarks[place] = position
-        self._held[place].append((position, item))
+        self._held[place].append(item)
 
     @property
     def highest(self) -> int:
@@ -90,13 +91,13 @@ class Merge(Generic[T]):
         self._watermarks[place] = max(self._watermarks[place], upto)
 
     def awaited(self) -> list[Place]:
-        """Return the partitions whose silence holds something up."""
-        first = min((held[0][0] for held in self._held.values() if held), default=None)
-        if first is None:
+        """Return the partitions whose silence holds something up: now, or when others have spoken."""
+        if not any(self._held.values()):
             return []
-        return [place for place, watermark in self._watermarks.items() if watermark < first]
+        highest = self.highest
+        return [place for place, watermark in self._watermarks.items() if watermark < highest]
 
-    def release(self) -> list[T]:
+    def release(self) -> list[Item]:
         """Return what is due, in order."""
         found, self._late = self._late, []
         found.extend(self._below_watermark())
@@ -104,12 +105,12 @@ class Merge(Generic[T]):
             found.extend(self._in_a_row())
         return found
 
-    def _below_watermark(self) -> list[T]:
+    def _below_watermark(self) -> list[Item]:
         """Take it from all partitions and sort: they are runs, which a sort finds."""
         low = min(self._watermarks.values(), default=0)
         if low <= self._upto:
             return []
-        due: list[tuple[int, T]] = []
+        due: list[Item] = []
         for held in self._held.values():
             while held and held[0][0] <= low:
                 due.append(held.popleft())
@@ -117,14 +118,14 @@ class Merge(Generic[T]):
         if self._gapless:
             self.missing += low - self._upto - len(due)
         self._upto = low
-        return [item for _, item in due]
+        return due
 
-    def _in_a_row(self) -> list[T]:
+    def _in_a_row(self) -> list[Item]:
         heads = {held[0][0]: held for held in self._held.values() if held}
         found = []
         while (held := heads.pop(self._upto + 1, None)) is not None:
-            self._upto, item = held.popleft()
-            found.append(item)
+            found.append(held.popleft())
+            self._upto += 1
             if held:
                 heads[held[0][0]] = held
         return found

@@ -10,9 +10,11 @@ one.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
@@ -24,27 +26,38 @@ from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.merge import Merge, Place
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import ForeignRecordError, Record, RecordedEvent, parse_record, source_of
+from gatelog.schemas.envelope import (
+    SCHEMA_ID,
+    ForeignRecordError,
+    Record,
+    RecordedEvent,
+    parse_record,
+    source_of,
+)
 
 BATCH_EVENTS_MAX: Final = 5_000
 POLL_S: Final = 0.1
+ASKED_POLL_S: Final = 0.005  # while an answer is on its way, or a partition on its way to its end
+POLL_RECORDS_MAX: Final = 1_000  # their headers are many objects: the garbage collector looks at all that are alive
 HELD_EVENTS_MAX: Final = 200_000  # over all partitions, before those that are ahead are paused
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 TOPICS_INTERVAL_S: Final = 1.0
 STALLED_S: Final = 1.0  # without the next of gapless positions, after which it is asked where it is
 FETCH_WAIT_MS: Final = 20  # how soon the end of a partition is noticed
 QUEUED_KB_MAX: Final = 32 * 1024
+RAW: Final = 11  # place of the payload in a row
+FETCH_BYTES_MAX: Final = 128 * 1024  # of one partition at a time: the more at once, the more is held
+
+_place_of: Final[Callable[["_Held"], Place]] = itemgetter(1)
 
 _log = logs.logger("ordered")
 
 Meet = Callable[[Collection[Place]], Awaitable[Mapping[Place, Checkpoint]]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    place: Place
-    offset: int
-    record: Record
+# Position, place, offset, and the fields of a Record. Plain tuples of plain values: the garbage collector stops to
+# look at them, which it would not do for a Record, and there may be a hundred thousand.
+_Held: TypeAlias = tuple[int, Place, int, tuple[Any, ...]]
 
 
 @dataclass(slots=True)
@@ -87,11 +100,12 @@ class TotalOrder:
         self._checkpoints: dict[Place, Checkpoint] = {}
         self._partitions: dict[Place, _Partition] = {}
         self._missing: set[str] = set()  # wanted topics that do not exist: they may yet hold a lower position
-        self._merge = Merge[_Held](0, gapless=categories is None)
+        self._merge = Merge(0, gapless=categories is None)
         self._has_caught_up = False
         self._held_bytes = 0
-        self._unreadable = 0
+        self._unreadable = self._late = 0
         self._silence: _Silence | None = None
+        self._asked: set[Place] = set()  # whose end is known, and not reached yet
         self._looked_at = self._moved_at = time.monotonic()
         own = kafka.client_properties(
             self._properties,
@@ -102,6 +116,7 @@ class TotalOrder:
             enable_partition_eof=True,
             fetch_wait_max_ms=FETCH_WAIT_MS,
             queued_max_messages_kbytes=QUEUED_KB_MAX,
+            fetch_message_max_bytes=FETCH_BYTES_MAX,
         )
         with kafka.legal(self._properties):
             self._consumer = Consumer(own)
@@ -128,14 +143,20 @@ class TotalOrder:
             if now - self._looked_at > TOPICS_INTERVAL_S:
                 await self._look_for_topics()
             messages = await asyncio.to_thread(self._poll)
+            records = len(messages)
             await self._take(messages)
+            await self._listen(records)
             due = self._merge.release()
+            if due:
+                self._moved_at = now
+            if self._merge.late > self._late:
+                _log.error("order.late", events=self._merge.late - self._late, upto=self._merge.upto)
+                self._late = self._merge.late
             if self._merge.missing > self._unreadable:
                 raise LogMismatchError(
                     f"{self._merge.missing} positions up to {self._merge.upto} are in no partition, and "
                     f"{self._unreadable} records cannot be read. Nothing after them was handled."
                 )
-            await self._listen(len(messages), idle=not due)
             self._throttle()
             for first in range(0, len(due), BATCH_EVENTS_MAX):
                 yield self._batch(due[first : first + BATCH_EVENTS_MAX])
@@ -186,7 +207,7 @@ class TotalOrder:
             if stop.is_set():
                 return
             yield self._moved_all([], upto, handover.offsets)
-        merge = Merge[_Held](upto, gapless=self._categories is None)
+        merge = Merge(upto, gapless=self._categories is None)
         for topic in self._missing:
             merge.watch((topic, -1))
         self._merge, self._has_caught_up = merge, True
@@ -204,33 +225,38 @@ class TotalOrder:
     # --- what comes -------------------------------------------------------------------------------
 
     def _poll(self) -> list[Message]:
-        first = self._consumer.poll(POLL_S)
+        first = self._consumer.poll(POLL_S if self._silence is None and not self._asked else ASKED_POLL_S)
         if first is None:
             return []
-        return [first, *self._consumer.consume(BATCH_EVENTS_MAX, timeout=0)]
+        return [first, *self._consumer.consume(POLL_RECORDS_MAX - 1, timeout=0)]
 
-    async def _take(self, messages: Sequence[Message]) -> None:
-        taken: list[tuple[Place, int, Record]] = []
-        for message in messages:
-            topic, partition, offset = message.topic(), message.partition(), message.offset()
-            error = message.error()
+    async def _take(self, messages: list[Message]) -> None:
+        taken: list[_Held] = []
+        place, state = ("", -1), _Partition(0)
+        messages.reverse()
+        while messages:
+            message = messages.pop()  # and let it go
+            topic, partition, offset, error = message.topic(), message.partition(), message.offset(), message.error()
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 self._raise(message, error)
                 continue
             assert topic is not None
             assert partition is not None
             assert offset is not None
-            state = self._partitions[topic, partition]
+            if place[1] != partition or place[0] != topic:
+                place = (topic, partition)
+                state = self._partitions[place]
             if error is not None:
                 state.reached = max(state.reached, offset)
                 continue
             state.reached = offset + 1
             if (record := self._parsed(message)) is not None:
-                taken.append(((topic, partition), offset, record))
-        await self._codec.warm({record.schema_id for _, _, record in taken})
-        for place, offset, record in taken:
-            self._merge.add(place, record.position, _Held(place, offset, record))
-            self._held_bytes += len(record.raw)
+                taken.append((record.position, place, offset, tuple(record)))
+        await self._codec.warm({held[3][SCHEMA_ID] for held in taken})
+        add = self._merge.add
+        for held in taken:
+            add(held[1], held)
+        self._held_bytes += _size(taken)
 
     def _raise(self, message: Message, error: KafkaError) -> None:
         """Raise what is not passing."""
@@ -253,37 +279,35 @@ class TotalOrder:
             return None
 
     def _batch(self, due: Sequence[_Held]) -> Batch:
-        events, counts, last = [], dict[Place, int](), dict[Place, _Held]()
-        for held in due:
-            events.append(held.record.with_codec(self._codec))
-            counts[held.place] = counts.get(held.place, 0) + 1
-            last[held.place] = held
-            self._held_bytes -= len(held.record.raw)
+        codec = self._codec
+        events = [RecordedEvent(held[3], codec) for held in due]
+        counts = Counter(map(_place_of, due))
+        last = {held[1]: held for held in due}
+        self._held_bytes -= _size(due)
         moves = {
-            place: Move(Checkpoint(held.record.position, held.offset + 1), counts[place])
-            for place, held in last.items()
+            place: Move(Checkpoint(position, offset + 1), counts[place])
+            for place, (position, _, offset, _) in last.items()
         }
         return Batch(events, moves)
 
     # --- who is waited for --------------------------------------------------------------------------
 
-    async def _listen(self, messages: int, *, idle: bool) -> None:
+    async def _listen(self, messages: int) -> None:
         """Find out whether silent partitions hold something lower, when nothing else tells."""
-        now = time.monotonic()
-        if not idle:
-            self._moved_at = now
         if self._silence is not None and self._silence.answer.done():
             silence, self._silence = self._silence, None
             await self._heard(silence)
-        for place, state in self._partitions.items():
+        for place in list(self._asked):
+            state = self._partitions[place]
             if state.end is not None and state.reached >= state.end:
                 self._merge.quiet(place, state.quiet_upto)
                 state.end = None
-        if self._silence is not None or messages > BATCH_EVENTS_MAX // 2:
+                self._asked.discard(place)
+        if self._silence is not None or messages > POLL_RECORDS_MAX // 2:
             return
-        if self._categories is None and now - self._moved_at < STALLED_S:
+        if self._categories is None and time.monotonic() - self._moved_at < STALLED_S:
             return
-        awaited = [p for p in self._merge.awaited() if p[1] < 0 or self._partitions[p].end is None]
+        awaited = [p for p in self._merge.awaited() if p not in self._asked]
         if awaited:
             self._silence = _Silence(self._merge.highest, asyncio.create_task(self._ask(awaited)))
 
@@ -296,6 +320,7 @@ class TotalOrder:
         for place, end in ends.items():
             state = self._partitions[place]
             state.end, state.quiet_upto = end, silence.position
+            self._asked.add(place)
         await self._know(topics)
         for topic in self._missing:
             self._merge.quiet((topic, -1), silence.position)
@@ -317,3 +342,7 @@ class TotalOrder:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
+
+
+def _size(held: Sequence[_Held]) -> int:
+    return sum([len(each[3][RAW]) for each in held])

@@ -12,9 +12,9 @@ from enum import Enum
 from typing import Final
 
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.reader.subscriptions.events import KafkaEvent
 from gatelog.reader.subscriptions.places import Place
-from gatelog.schemas.codec import WIRE_HEADER
-from gatelog.schemas.envelope import Headers, RecordedEvent, headers_of
+from gatelog.schemas.envelope import Headers
 
 NAME_BYTES_MAX: Final = 64  # three characters a byte, escaped, and the store's name fit Kafka's 249
 TRACE_CHARACTERS_MAX: Final = 20_000
@@ -70,25 +70,11 @@ class ParkedEvent:
 
     @classmethod
     def of(
-        cls, event: RecordedEvent, place: Place, offset: int, source: str, reason: str, attempts: int, trace: str
+        cls, event: KafkaEvent, place: Place, offset: int, reason: str, attempts: int, trace: str
     ) -> "ParkedEvent":
         """Park ``event``, which was read from ``place`` at ``offset``."""
-        assert event.position is not None  # it was published
-        headers = headers_of(
-            source.encode(),
-            str(event.id),
-            event.type,
-            event.stream,
-            str(event.version),
-            event.position,
-            event.recorded_at.isoformat(),
-            _text_of(event.correlation_id),
-            _text_of(event.causation_id),
-            event.traceparent,
-            event.metadata_json,
-        )
         return cls(
-            str(event.id),
+            event.id_text,
             event.stream,
             event.version,
             event.position,
@@ -100,8 +86,8 @@ class ParkedEvent:
             attempts,
             trace[-TRACE_CHARACTERS_MAX:],
             datetime.now(UTC),
-            tuple((name, _bytes(value)) for name, value in headers),
-            WIRE_HEADER.pack(0, event.schema_id) + event.raw,
+            tuple((name, _bytes(value)) for name, value in event.headers.items()),
+            event.value,
         )
 
     def asked_again(self) -> "ParkedEvent":
@@ -167,10 +153,6 @@ def _bytes(content: str | bytes | None) -> bytes:
     return content.encode() if isinstance(content, str) else content or b""
 
 
-def _text_of(value: object | None) -> str | None:
-    return None if value is None else str(value)
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What a member keeps of a parked event; its bytes stay in Kafka, at ``parked_offset``."""
@@ -180,6 +162,7 @@ class Entry:
     version: int
     place: Place
     state: ParkedState
+    is_follower: bool  # it never failed: it is parked only because one before it in its stream is
     parked_offset: int
 
 
@@ -238,16 +221,14 @@ class ParkedView:
         """Say whether events of the stream are parked."""
         return stream in self._streams
 
-    def is_replayed(self, stream: str) -> bool:
-        """Say whether the first parked event of the stream was asked for again."""
-        entries = self._of(stream)
-        return bool(entries) and entries[0].state is ParkedState.REPLAY
-
     def due(self, stream: str, *, hold: bool) -> list[Entry]:
-        """Return what to replay of a stream now, in order: with ``hold``, only what nothing parked stands before."""
+        """Return what to handle of a stream now, in order: what was asked for, and what only followed.
+
+        With ``hold``, only what no event that failed, and was not asked for again, stands before.
+        """
         due = []
         for entry in self._of(stream):
-            if entry.state is ParkedState.REPLAY:
+            if entry.state is ParkedState.REPLAY or entry.is_follower:
                 due.append(entry)
             elif hold:
                 break

@@ -69,7 +69,9 @@ class ParkedTopic:
         """
         if self._consumer is None:
             self._consumer = self._new_consumer()
-        return self.name in kafka.partitions_of(self._consumer, self._properties)
+        with kafka.translated(self._properties):
+            found = self._consumer.list_topics(self.name, timeout=kafka.REQUEST_TIMEOUT_S).topics
+        return self.name in found and found[self.name].error is None
 
     def news(self) -> list[Word]:
         """Return everything that was written since the last call, up to the end of the topic as it is now.
@@ -236,4 +238,4 @@ class ParkedTopic:
 
 def entry_of(event: ParkedEvent, offset: int) -> Entry:
     """Return what a member keeps of a parked event whose record stands at ``offset``."""
-    return Entry(event.event_id, event.stream, event.version, event.place, event.state, offset)
+    return Entry(event.event_id, event.stream, event.version, event.place, event.state, event.attempts == 0, offset)

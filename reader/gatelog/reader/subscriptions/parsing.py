@@ -1,25 +1,30 @@
-"""Kafka messages to batches of events, filtered by type before anything else is looked at."""
+"""Kafka messages to batches of events: filtered by type before anything else is looked at."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from struct import error as struct_error
+from typing import Any, Final
 
 from confluent_kafka import Message
 
 from gatelog.core import logs
-from gatelog.core.errors import UndecodableRecordError
+from gatelog.core.domain import check_stream_id
+from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
+from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
 from gatelog.reader.subscriptions.places import Batch, Place
-from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import ForeignRecordError, Headers, RecordedEvent, parse_record
+from gatelog.schemas.codec import WIRE_HEADER, Codec
+from gatelog.schemas.envelope import ForeignRecordError
 from gatelog.schemas.upcasting import stored_types_of
 
-ENVELOPE_BYTES = 512  # of the headers, and of the objects that hold them
+_STREAMS_KNOWN_MAX: Final = 50_000
+_schema_id = WIRE_HEADER.unpack_from
 
 _log = logs.logger("subscription")
 
 
 @dataclass(slots=True)
 class _Open:
-    events: list[RecordedEvent] = field(default_factory=list)
+    events: list[KafkaEvent] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     next_offset: int = 0
     size_bytes: int = 0
@@ -31,14 +36,16 @@ class Parser:
     def __init__(self, source: str, codec: Codec, types: Collection[str] | None) -> None:
         """Take records of ``source``; with ``types``, only events that may be read as these types."""
         self._source = source
+        self._sources = frozenset((source, source.encode()))
         self._codec = codec
         self._types = None if types is None else frozenset(name.encode() for name in stored_types_of(types))
+        self._streams: dict[bytes, str] = {}  # those that were checked
         self.passed_over = 0
 
     def batches(self, messages: Sequence[Message], assigned: Mapping[Place, int]) -> list[Batch]:
         """Return one batch for each partition that messages came from, without those that are not ours any more."""
         found: dict[Place, _Open] = {}
-        types, codec, source = self._types, self._codec, self._source
+        types, event_of = self._types, self._event
         place: Place | None = None
         batch = _Open()
         for message in messages:
@@ -50,22 +57,42 @@ class Parser:
                 place = (topic, partition)
                 batch = found.setdefault(place, _Open())
             batch.next_offset = offset + 1
-            headers, value = message.headers(), message.value()
-            if types is not None and not _is_wanted(headers, types):
+            headers = dict(message.headers() or ())
+            if types is not None and not _is_wanted(headers.get("ce_type"), types):
                 continue
             try:
-                event = parse_record(source, headers, value).with_codec(codec)
+                event = event_of(headers, message.value())
             except UndecodableRecordError as error:
                 self._pass_over(message, error)
                 continue
             batch.events.append(event)
             batch.offsets.append(offset)
-            batch.size_bytes += ENVELOPE_BYTES + len(event.raw)
+            batch.size_bytes += ENVELOPE_BYTES + len(event.value)
         return [
             Batch(place, assigned[place], each.events, each.offsets, each.next_offset, each.size_bytes)
             for place, each in found.items()
             if place in assigned
         ]
+
+    def _event(self, headers: dict[str, Any], value: bytes | None) -> KafkaEvent:
+        """Look at what tells and orders events. What is not plainly right is parsed as a whole, for the reason."""
+        try:
+            if headers["ce_source"] not in self._sources or value is None or value[0] != 0:
+                raise ValueError
+            stream = self._streams.get(headers["ce_subject"]) or self._checked(headers["ce_subject"])
+            version, position = int(headers["ce_streamversion"]), int(headers["ce_position"])
+            if version <= 0 or position <= 0 or not headers["ce_id"] or not headers["ce_time"]:
+                raise ValueError
+            type_, schema_id = headers["ce_type"].decode(), _schema_id(value)[1]
+            return KafkaEvent(stream, version, position, type_, schema_id, headers, value, self._source, self._codec)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, struct_error, InvalidStreamIdError):
+            return event_of(self._source, headers, value, self._codec)
+
+    def _checked(self, subject: bytes) -> str:
+        if len(self._streams) >= _STREAMS_KNOWN_MAX:
+            self._streams.clear()
+        stream = self._streams[subject] = check_stream_id(subject.decode())
+        return stream
 
     def _pass_over(self, message: Message, error: UndecodableRecordError) -> None:
         foreign = isinstance(error, ForeignRecordError)
@@ -79,9 +106,8 @@ class Parser:
         )
 
 
-def _is_wanted(headers: Headers | None, types: Collection[bytes]) -> bool:
+def _is_wanted(event_type: str | bytes | None, types: Collection[bytes]) -> bool:
     """Say whether the type is one of ``types``. A record without a type is not ours, or broken: it is looked at."""
-    for name, value in headers.items() if isinstance(headers, Mapping) else headers or ():
-        if name == "ce_type":
-            return (value.encode() if isinstance(value, str) else value) in types
-    return True
+    if event_type is None:
+        return True
+    return (event_type.encode() if isinstance(event_type, str) else event_type) in types

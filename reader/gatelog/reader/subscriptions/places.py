@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from confluent_kafka import TopicPartition
 
 from gatelog.core.domain import topic_of
-from gatelog.schemas.envelope import RecordedEvent
+from gatelog.reader.subscriptions.events import KafkaEvent
 
 if TYPE_CHECKING:
     from gatelog.reader.subscriptions.membership import Membership
@@ -27,7 +27,7 @@ class Batch:
 
     place: Place
     assignment: int
-    events: list[RecordedEvent]
+    events: list[KafkaEvent]
     offsets: list[int]
     next_offset: int
     size_bytes: int

@@ -18,43 +18,22 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from gatelog.core import kafka, logs
 from gatelog.core.domain import topic_pattern
-from gatelog.core.errors import GatelogError, HistoryGoneError
+from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
 
 POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing arrives
+ASSIGN_TIMEOUT_S: Final = 60.0
 ASK_S: Final = 0.01
 FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
 BATCH_EVENTS_MAX: Final = 1_000
-TOPIC_REFRESH_MS: Final = 1_000
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
-FETCH_BACKOFF_MS: Final = 10  # by default a full prefetch stops for a second
-PREFETCH_EVENTS: Final = 20_000  # a partition
-PREFETCH_KBYTES: Final = 8 * 1024  # a partition; as a rule it holds
 
 _Answer = TypeVar("_Answer")
 _log = logs.logger("subscription")
-
-_UNSUPPORTED: Final = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
-_STALE: Final = frozenset(
-    {
-        KafkaError.ILLEGAL_GENERATION,
-        KafkaError.UNKNOWN_MEMBER_ID,
-        KafkaError.FENCED_INSTANCE_ID,
-        KafkaError.REBALANCE_IN_PROGRESS,
-        KafkaError._ASSIGNMENT_LOST,
-        KafkaError.STALE_MEMBER_EPOCH,
-        KafkaError.FENCED_MEMBER_EPOCH,
-    }
-)
-
-
-class ProtocolNotSupportedError(GatelogError):
-    """The broker does not have the group protocol that was asked for."""
-
-    exit_code = 2
 
 
 class Poller:
@@ -67,7 +46,7 @@ class Poller:
         protocol: str,
         parser: Parser,
         owner: Owner,
-        deliver: Callable[[list[Batch]], None],
+        deliver: Callable[[list[Batch] | None], None],
     ) -> None:
         """Make the consumer; ``start`` joins. Called in the event loop, whose owner is asked there."""
         self.protocol = protocol
@@ -86,39 +65,15 @@ class Poller:
         self._closing = threading.Event()
         self._room = threading.Event()
         self._wishes: deque[Callable[[], None]] = deque()
-        self._has_ended = False
+        self._has_ended = self._has_joined = False
         self._paused: set[Place] = set()  # by the owner
         self._is_full = False  # everything is paused, until there is room
         self._delivered_events = self._delivered_bytes = 0  # written here
         self._released_events = self._released_bytes = 0  # written in the event loop
         self._topics: list[str] = []
         self._topics_at = 0.0
-        self.consumer = self._new_consumer()
+        self.consumer = new_consumer(settings, joining, protocol, self._committed)
         self._thread = threading.Thread(target=self._run, name=f"gatelog {joining.group}", daemon=True)
-
-    def _new_consumer(self) -> Consumer:
-        own: dict[str, str | int | bool] = {
-            "group_id": self._joining.group,
-            "enable_auto_commit": False,
-            "enable_auto_offset_store": False,
-            "auto_offset_reset": "error",  # we say where to begin; what is gone is named, never jumped over
-            "isolation_level": "read_committed",
-            "topic_metadata_refresh_interval_ms": TOPIC_REFRESH_MS,
-            "fetch_wait_max_ms": 50,
-            "fetch_queue_backoff_ms": FETCH_BACKOFF_MS,
-            "queued_min_messages": PREFETCH_EVENTS,
-            "queued_max_messages_kbytes": PREFETCH_KBYTES,
-        }
-        if self.protocol == "consumer":
-            own["group_protocol"] = "consumer"
-        else:
-            own["partition_assignment_strategy"] = "cooperative-sticky"
-            own["session_timeout_ms"] = int(self._settings.subscription_session_timeout_s * 1000)
-            own["heartbeat_interval_ms"] = int(self._settings.subscription_session_timeout_s * 1000 / 4)
-        properties = kafka.client_properties(self._properties, **own)
-        properties["on_commit"] = self._committed
-        with kafka.legal(self._properties):
-            return Consumer(properties)
 
     # --- called in the event loop ----------------------------------------------------------------------
 
@@ -229,7 +184,7 @@ class Poller:
         with suppress(RuntimeError):  # the consumer is closed; nobody waits for an answer for ever
             self._obey()
         if not self._loop.is_closed():
-            self._deliver([])
+            self._deliver(None)
 
     def _subscribe(self) -> None:
         store = self._settings.store
@@ -277,7 +232,8 @@ class Poller:
             batches = self._parser.batches(messages, self.assigned)
             self._delivered_events += sum(len(batch.events) for batch in batches)
             self._delivered_bytes += sum(batch.size_bytes for batch in batches)
-            self._deliver(batches)
+            if batches:  # none, when they are of partitions that have just gone
+                self._deliver(batches)
 
     def _room_for(self) -> int:
         """Return how many events more may be in hand."""
@@ -304,26 +260,14 @@ class Poller:
         found = [first]
         if events_max > 1:
             found += self.consumer.consume(events_max - 1, timeout=0)
-        return [message for message in found if message.error() is None or not self._passes(message)]
+        return [message for message in found if self._is_record(message)]
 
-    def _passes(self, message: Message) -> bool:
-        """Log an error that passes by itself, raise one that does not."""
-        error = message.error()
-        assert error is not None
-        code = error.code()
-        if code in _UNSUPPORTED and self.protocol == "consumer":
-            raise ProtocolNotSupportedError(
-                f"Kafka does not have the consumer group protocol ({error.str()}). "
-                "Set subscription_protocol to auto or classic."
-            )
-        if code == KafkaError._AUTO_OFFSET_RESET:
-            raise HistoryGoneError(message.topic() or "", message.partition() or 0, message.offset(), error.str())
-        if error.fatal() or code in {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED}:
-            with kafka.translated(self._properties):
-                raise KafkaException(error)
-        if code != KafkaError.UNKNOWN_TOPIC_OR_PART:  # a category without events yet
-            _log.warning("subscription.kafka", group=self._joining.group, error=error.name(), detail=error.str())
-        return True
+    def _is_record(self, message: Message) -> bool:
+        if message.error() is None:
+            return True
+        is_new = self.protocol == "consumer" and not self._has_joined
+        check_error(message, self._properties, self._joining.group, may_lack_protocol=is_new)
+        return False
 
     def _leave(self) -> None:
         self._obey()
@@ -353,8 +297,14 @@ class Poller:
             self._wishes.popleft()()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._has_joined = True
         places = places_of(partitions)
-        starts = self._ask(self._owner.assigned(places), 60.0) if places else {}
+        try:
+            starts = self._ask(self._owner.assigned(places), ASSIGN_TIMEOUT_S) if places else {}
+        except TimeoutError as error:
+            raise KafkaUnavailableError(
+                f"Where to begin {len(places)} partitions was not found out within {ASSIGN_TIMEOUT_S:g} s."
+            ) from error
         number = next(self._assignments)
         self.assigned = self.assigned | dict.fromkeys(places, number)
         consumer.incremental_assign(kafka_offsets(starts))
@@ -401,7 +351,7 @@ class Poller:
                 self.acknowledged[each.topic, each.partition] = each.offset
         failed = error or next((each.error for each in partitions if each.error is not None), None)
         if failed is not None and failed.code() != KafkaError._NO_OFFSET:
-            refused = failed.code() in _STALE
+            refused = failed.code() in STALE
             _log.warning(
                 "subscription.commit_refused" if refused else "subscription.commit_failed",
                 group=self._joining.group,

@@ -141,13 +141,14 @@ class PartitionSession(_Session):
         )
         async with Membership.joined(settings, joining, self._codec, self) as member:
             while not stop.is_set():
-                if self._handovers:
+                arrived = await self._arrived(member)
+                while self._handovers and not stop.is_set():  # what has arrived comes after what the index tells
                     await self._tell_history(stop)
-                elif arrived := await self._arrived(member):
+                if arrived and not stop.is_set():
                     async with self._busy:
                         await self._applier.apply(self._batch(arrived))
-                    for batch, _ in arrived:
-                        member.release(len(batch.events), batch.size_bytes)
+                for batch, _ in arrived:
+                    member.release(len(batch.events), batch.size_bytes)
 
     async def _arrived(self, member: Membership) -> list[tuple[Arrived, int]]:
         """Take what is there, up to a batch, and at least wait for something."""

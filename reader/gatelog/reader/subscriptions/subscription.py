@@ -10,7 +10,7 @@ from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.beating import beating
-from gatelog.reader.subscriptions.engine import Beginnings, Engine, Handler, Plan
+from gatelog.reader.subscriptions.engine import Engine
 from gatelog.reader.subscriptions.failures import Failures
 from gatelog.reader.subscriptions.iterating import Iteration
 from gatelog.reader.subscriptions.membership import Membership
@@ -19,6 +19,7 @@ from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining, Place
 from gatelog.reader.subscriptions.standing import Standing, standings
 from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
+from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
@@ -216,11 +217,14 @@ class Subscription:
         iteration = Iteration()
         names = None if types is None else frozenset(map(name_of, types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
-            async for batch in found:
-                for place, event in enumerate(batch):
+            async for batch, codec in found:
+                for place, stored in enumerate(batch):
                     iteration.index = place
-                    for part in as_read([event], names):
-                        yield part
+                    if stored.schema_id in codec.reshapes:
+                        for event in as_read([stored], names):
+                            yield event
+                    elif names is None or stored.type in names:
+                        yield stored
                     if iteration.is_current_gone or (stop is not None and stop.is_set()):
                         iteration.index = place + 1
                         break
@@ -233,7 +237,7 @@ class Subscription:
         settings: Settings | None = None,
         *,
         types: Iterable[type[Event] | str] | None = None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[Sequence[RecordedEvent], None]:
         """Yield events of one partition at a time, at most 1,000. A batch is handled when the next is asked for.
 
         Raises: as ``events``.
@@ -241,7 +245,7 @@ class Subscription:
         iteration = Iteration()
         names = None if types is None else frozenset(map(name_of, types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
-            async for batch in found:
+            async for batch, _codec in found:
                 if events := as_read(batch, names):
                     yield events
                 iteration.index = len(batch)
@@ -252,7 +256,7 @@ class Subscription:
         stop: asyncio.Event | None,
         settings: Settings | None,
         names: Collection[str] | None,
-    ) -> AsyncGenerator[list[RecordedEvent], None]:
+    ) -> AsyncGenerator[tuple[list[RecordedEvent], Codec], None]:
         settings = settings or Settings.load()
         async with self._opened(settings) as (pool, codec):
             iteration.begin_with(self._beginnings(settings, pool))
@@ -262,7 +266,7 @@ class Subscription:
                 aclosing(iteration.batches(member, stop or asyncio.Event())) as found,
             ):
                 async for batch in found:
-                    yield batch.events
+                    yield list[RecordedEvent](batch.events), codec
 
     def _joining(self, settings: Settings, types: Collection[str] | None) -> Joining:
         return Joining(

@@ -45,7 +45,7 @@ class Outgoing:
     headers: Sequence[tuple[str, str | bytes | None]] = ()
 
 
-Function: TypeAlias = Callable[[RecordedEvent], Awaitable[Iterable[Outgoing]]]
+Function: TypeAlias = Callable[[RecordedEvent[Any]], Awaitable[Iterable[Outgoing]]]
 FunctionT = TypeVar("FunctionT", bound=Function)
 
 
@@ -163,7 +163,7 @@ class _Session:
         producer.begin_transaction()
         try:
             for batch in batches:
-                for event in as_read(batch.events, self._types):
+                for event in as_read(list[RecordedEvent](batch.events), self._types):
                     for record in await self._made(event):
                         await self._produce(record)
             offsets = {batch.place: batch.next_offset for batch in batches}  # a later batch of a place is further on

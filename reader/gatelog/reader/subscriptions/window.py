@@ -10,11 +10,12 @@ from collections.abc import Sequence
 class Window:
     """The offsets of one partition between the last commit and the last record read."""
 
-    __slots__ = ("_done", "_open", "_read_upto")
+    __slots__ = ("_done", "_open", "_read_upto", "highest_done")
 
     def __init__(self, start: int) -> None:
         """Begin at ``start``, the offset of the first record that will be read."""
         self._read_upto = start
+        self.highest_done = -1  # of the offsets that were finished
         self._open: deque[int] = deque()  # in order; those behind the first may be done already
         self._done: set[int] = set()  # done, but behind one that is not
 
@@ -26,6 +27,8 @@ class Window:
     def finish(self, offset: int) -> None:
         """Close an open offset."""
         waiting, done = self._open, self._done
+        if offset > self.highest_done:
+            self.highest_done = offset
         if offset != waiting[0]:
             done.add(offset)
             return

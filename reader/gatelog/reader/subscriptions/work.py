@@ -1,0 +1,76 @@
+"""What an engine works on: its plan, the partitions that it has, the events that wait, and what it counts."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from gatelog.reader.subscriptions.events import KafkaEvent
+from gatelog.reader.subscriptions.failures import Failures
+from gatelog.reader.subscriptions.parked import Entry
+from gatelog.reader.subscriptions.places import Place
+from gatelog.reader.subscriptions.window import Window
+from gatelog.schemas.envelope import RecordedEvent
+
+Handler: TypeAlias = Callable[[RecordedEvent[Any]], Awaitable[object]]
+Key: TypeAlias = str | Place  # what keeps order: the stream, or the partition
+
+
+class Beginnings(Protocol):
+    """Where to begin partitions that the group has committed nothing of."""
+
+    async def __call__(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Return their first offsets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine does, and within which bounds."""
+
+    subscription: str
+    source: str
+    handlers: Mapping[str, Handler]
+    fallback: Handler | None
+    failures: Failures
+    order: Literal["stream", "partition"]
+    concurrency: int
+    handler_timeout_s: float | None
+    revoke_timeout_s: float
+    stop_timeout_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Partition:
+    """A partition during one assignment."""
+
+    place: Place
+    window: Window
+    sent: int  # what was last asked to be committed
+    sent_at: float = 0.0
+    is_closed: bool = False  # it is being given up: only what commits what is done already is still handled
+    is_gone: bool = False
+    upto: int = 0  # the last offset that is still handled then
+    is_paused: bool = False
+    seen: int = 0  # the committable offset at the last tick
+
+
+class Item(NamedTuple):
+    """An event that waits for its turn, or is handled."""
+
+    event: KafkaEvent | None  # None: it is fetched from the parked topic when its turn comes
+    offset: int
+    partition: Partition
+    entry: Entry | None = None  # of a replay
+
+
+@dataclass(slots=True)
+class Counts:
+    """What has happened since the engine began."""
+
+    handled: int = 0
+    failed: int = 0
+    parked: int = 0
+    skipped: int = 0
+    replayed: int = 0
+    progressed_at: float = field(default_factory=time.monotonic)

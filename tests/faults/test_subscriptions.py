@@ -1,0 +1,197 @@
+"""Members of a subscription that come, go, die and freeze, each a process; the judge reads what they did."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from support import members
+from support.members import NAME, handled, judge_order
+from support.models import Noted
+from support.processes import Background
+from support.running import running
+from support.waiting import until
+
+from gatelog.core import kafka
+from gatelog.core.settings import Settings
+from gatelog.producer import ANY, Producer
+from gatelog.producer.relay import Relay
+from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.reader.subscriptions.places import Place
+from gatelog.reader.subscriptions.probing import Probe, committed
+
+STREAMS = 12
+
+Connection = asyncpg.Connection  # generic in the type stubs only
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> Settings:
+    """Of the classic protocol: under KIP-848 brokers take 45 s to miss a member."""
+    return settings.model_copy(update={"subscription_protocol": "classic"})
+
+
+@pytest.fixture(autouse=True)
+async def prepared(
+    settings: Settings, connection: "Connection[asyncpg.Record]", tmp_path: Path
+) -> AsyncIterator[None]:
+    await members.prepare(connection, settings, tmp_path)
+    async with running(Relay(settings)):
+        yield
+
+
+@pytest.fixture
+def started() -> Iterator[list[Background]]:
+    """Members that do not outlive the test, frozen or not."""
+    found: list[Background] = []
+    yield found
+    for each in found:
+        if each.process.poll() is None:
+            each.kill()
+
+
+async def append(producer: Producer, versions: int, *, poison: int | None = None) -> None:
+    """Append to every stream; ``poison`` is the version that cannot be handled."""
+    for version in range(1, versions + 1):
+        text = "poison" if version == poison else "x"
+        await asyncio.gather(
+            *(
+                producer.append(f"Note-{stream}", [Noted(text=text)], expected_version=ANY)
+                for stream in range(STREAMS)
+            )
+        )
+
+
+async def has_handled(connection: "Connection[asyncpg.Record]", settings: Settings, count: int) -> None:
+    async def enough() -> bool:
+        query = f"SELECT count(*) FROM (SELECT DISTINCT stream, version FROM {settings.store}.handled) d"
+        return bool(await connection.fetchval(query) >= count)
+
+    await until(enough, f"{count} events are handled", timeout=120)
+
+
+async def pids(connection: "Connection[asyncpg.Record]", settings: Settings) -> set[int]:
+    return {pid for _, _, pid in await handled(connection, settings)}
+
+
+async def test_members_that_come_and_go_handle_each_event_once(
+    settings: Settings,
+    producer: Producer,
+    connection: "Connection[asyncpg.Record]",
+    tmp_path: Path,
+    started: list[Background],
+    long: bool,
+) -> None:
+    """A clean end and a rebalance hand partitions over after their last commit: nothing is handled twice."""
+    rounds = 20 if long else 2
+    started.append(members.start(settings, tmp_path))
+    total = 0
+    for number in range(rounds):
+        appending = asyncio.create_task(append(producer, 20))
+        started.append(members.start(settings, tmp_path))
+        await has_handled(connection, settings, total + STREAMS * 5)
+        assert await asyncio.to_thread(started[number].stop) == 0, "it ends well"
+        await appending
+        total += STREAMS * 20
+        await has_handled(connection, settings, total)
+    assert await asyncio.to_thread(started[-1].stop) == 0
+    rows = await handled(connection, settings)
+    counts = judge_order(rows, STREAMS, 20 * rounds)
+    assert [row for row in rows if counts[row[:2]] > 1] == [], "handled twice"
+    assert len(await pids(connection, settings)) >= 2
+
+
+async def test_members_that_are_killed_lose_nothing_and_park_once(
+    settings: Settings,
+    producer: Producer,
+    connection: "Connection[asyncpg.Record]",
+    tmp_path: Path,
+    started: list[Background],
+    chance: random.Random,
+    long: bool,
+) -> None:
+    rounds, versions = (20, 40) if long else (1, 30)
+    started += [members.start(settings, tmp_path) for _ in range(2)]
+    for number in range(rounds):
+        poison = 10
+        appending = asyncio.create_task(append(producer, versions, poison=poison))
+        good = (versions - 1) * STREAMS
+        await has_handled(connection, settings, good * number + chance.randrange(STREAMS, good // 2))
+        victim = chance.choice([each for each in started if each.process.poll() is None])
+        victim.kill()
+        started.append(members.start(settings, tmp_path))
+        await appending
+        await has_handled(connection, settings, good * (number + 1))
+    rows = await handled(connection, settings)
+    seen = {(stream, version) for stream, version, _ in rows}
+    every = {(f"Note-{s}", v) for s in range(STREAMS) for v in range(1, versions * rounds + 1)}
+    poisoned = {(stream, version) for stream, version in every if version % versions == 10}
+    assert seen == every - poisoned, "at least once"
+
+    def parked() -> list[tuple[str, int]]:
+        with ParkedTopic(settings, NAME) as topic:
+            return [(event.stream, event.version) for event in topic.all()]
+
+    async def are_parked() -> bool:
+        return set(await asyncio.to_thread(parked)) == poisoned
+
+    await until(are_parked, "what cannot be handled is parked")
+    assert len(await asyncio.to_thread(parked)) == len(poisoned), "once each"
+
+
+async def test_a_frozen_member_that_wakes_up_changes_nothing(
+    settings: Settings,
+    producer: Producer,
+    connection: "Connection[asyncpg.Record]",
+    tmp_path: Path,
+    started: list[Background],
+) -> None:
+    """It is frozen in its work, past its session; another one takes over; its late commit is refused."""
+    started.append(members.start(settings, tmp_path))
+    await append(producer, 10)
+    await has_handled(connection, settings, STREAMS * 10)
+    frozen = started[0]
+    appending = asyncio.create_task(append(producer, 100))
+    await has_handled(connection, settings, STREAMS * 12)
+    frozen.process.send_signal(signal.SIGSTOP)
+    await appending
+    started.append(members.start(settings, tmp_path))
+    await has_handled(connection, settings, STREAMS * 110)
+    await caught_up(settings)
+    before = await asyncio.to_thread(offsets, settings)
+    frozen.process.send_signal(signal.SIGCONT)
+
+    async def has_noticed() -> bool:
+        text = frozen.log.read_text()
+        return "subscription.lost" in text or "subscription.commit_refused" in text
+
+    await until(has_noticed, "it is told that its partitions are lost")
+    await append(producer, 5)
+    await has_handled(connection, settings, STREAMS * 115)
+    await caught_up(settings)
+    after = await asyncio.to_thread(offsets, settings)
+    assert all(after[place] >= offset for place, offset in before.items()), "no commit went back"
+    assert await asyncio.to_thread(frozen.stop) == 0, "it is a member again, and ends well"
+    judge_order(await handled(connection, settings), STREAMS, 115)
+
+
+def offsets(settings: Settings) -> dict[Place, int]:
+    with Probe(settings) as probe:
+        places = probe.places(None)
+    client = kafka.admin(settings.kafka_properties)
+    return committed(client, settings.kafka_properties, f"gatelog.{settings.store}.sub.{NAME}", places)
+
+
+async def caught_up(settings: Settings) -> None:
+    def lag() -> int:
+        with Probe(settings) as probe:
+            found = offsets(settings)
+            return len(probe.first(found)) if found else 1
+
+    async def is_caught_up() -> bool:
+        return await asyncio.to_thread(lag) == 0
+
+    await until(is_caught_up, "everything is committed")
