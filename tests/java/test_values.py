@@ -1,12 +1,13 @@
 """What is written here, Java reads and writes again; what Java writes is read here."""
 
+import copy
 import random
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastavro.schema import to_parsing_canonical_form
+from fastavro.schema import SchemaParseException, parse_schema, to_parsing_canonical_form
 from pydantic import AwareDatetime, Field, NaiveDatetime
 from support.avro_judge import AvroJudge
 from support.avro_schemas import Schemas, changed
@@ -149,7 +150,8 @@ async def test_old_events_are_read_as_java_reads_them(judge: AvroJudge, chance: 
         try:
             writer, reader = parse(old), parse(new)
             model = model_from(new)
-        except SchemaError:
+            parse_schema(copy.deepcopy(new))
+        except (SchemaError, SchemaParseException):  # fastavro takes some odd logical types less far than Java
             continue
         # Java's checker does not look at namespaces; its reader takes aliases only where full names agree.
         has_moved = any(name in str(new) for name in ("'elsewhere'", "'a.b'"))
