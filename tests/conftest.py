@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import asyncpg
+import hypothesis
 import pytest
 from support.databases import databases
 from support.projections import Connection, dropped_with_their_store
@@ -30,6 +31,10 @@ from gatelog.producer import Producer
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
+
+# How long an example takes says nothing on a machine that others use: pytest's own timeout bounds a test.
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")
 
 POSTGRES = "GATELOG_TEST_POSTGRES_DSN"
 KAFKA = "GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS"
