@@ -15,7 +15,8 @@ from support.models import Noted
 from support.projections import fill
 
 from gatelog.core import kafka
-from gatelog.core.errors import InvalidInputError, ProjectionFailedError
+from gatelog.core.consumer_errors import ProjectionFailedError
+from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Outgoing, Transform

@@ -10,13 +10,8 @@ from support.models import Noted
 from support.projections import Connection, at_work, fill, has, keeping, positions, schema_of
 from support.waiting import until
 
-from gatelog.core.errors import (
-    InvalidInputError,
-    ProjectionFailedError,
-    ProjectionNotPreparedError,
-    ProjectionReplacedError,
-    WaitTimeoutError,
-)
+from gatelog.core.consumer_errors import ProjectionFailedError, ProjectionNotPreparedError, ProjectionReplacedError
+from gatelog.core.errors import InvalidInputError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Projection, Reader, follow

@@ -10,7 +10,7 @@ from support.running import running
 from support.subscribing import consuming, holds
 from support.waiting import until
 
-from gatelog.core.errors import ParkedFullError
+from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.producer.relay import Relay

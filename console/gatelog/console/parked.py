@@ -9,7 +9,8 @@ import typer
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.core import postgres
-from gatelog.core.errors import InvalidInputError, ParkedNotFoundError, UndecodableRecordError
+from gatelog.core.consumer_errors import ParkedNotFoundError
+from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic

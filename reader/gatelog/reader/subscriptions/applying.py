@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from gatelog.core import logs, postgres
-from gatelog.core.errors import PostgresUnavailableError, ProjectionFailedError
+from gatelog.core.consumer_errors import ProjectionFailedError
+from gatelog.core.errors import PostgresUnavailableError
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Checkpoints, Move, PartitionLostError
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent

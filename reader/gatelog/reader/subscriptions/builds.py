@@ -15,7 +15,8 @@ from typing import Final, Literal, TypeAlias
 import asyncpg
 
 from gatelog.core import logs, migrations, postgres
-from gatelog.core.errors import InvalidInputError, ProjectionNotPreparedError, ProjectionReplacedError
+from gatelog.core.consumer_errors import ProjectionNotPreparedError, ProjectionReplacedError
+from gatelog.core.errors import InvalidInputError
 from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 from gatelog.reader.subscriptions.merge import Place

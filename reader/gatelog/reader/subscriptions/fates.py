@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from gatelog.core import logs
-from gatelog.core.errors import HandlerTimeoutError, KafkaUnavailableError
+from gatelog.core.consumer_errors import HandlerTimeoutError
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
 from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
 from gatelog.reader.subscriptions.lanes import Lanes

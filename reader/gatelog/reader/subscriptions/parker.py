@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from gatelog.core.errors import ParkedFullError
+from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedView
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic, entry_of

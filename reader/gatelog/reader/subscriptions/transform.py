@@ -10,12 +10,8 @@ from uuid import uuid4
 from confluent_kafka import KafkaException, Producer
 
 from gatelog.core import kafka, logs, postgres
-from gatelog.core.errors import (
-    InvalidInputError,
-    KafkaUnavailableError,
-    PostgresUnavailableError,
-    ProjectionFailedError,
-)
+from gatelog.core.consumer_errors import ProjectionFailedError
+from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.membership import Membership
