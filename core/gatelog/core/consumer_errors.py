@@ -1,0 +1,84 @@
+"""The errors of projections and subscriptions; a part of the tree in ``errors``."""
+
+from gatelog.core.errors import GatelogError
+
+# --- projections -----------------------------------------------------------------------------------
+
+
+class ProjectionNotPreparedError(GatelogError):
+    """The projection has no checkpoints in the database of its read model."""
+
+    exit_code = 4
+
+    def __init__(self, projection: str, where: str) -> None:
+        self.projection = projection
+        super().__init__(
+            f"Projection {projection!r} was not prepared in the database at {where}. Run `gatelog projection "
+            "prepare`, or `await projection.prepare()`, once, as a role that may make tables there."
+        )
+
+
+class ProjectionReplacedError(GatelogError):
+    """A newer version of the projection is live, or is being built: this program is too old for it."""
+
+    exit_code = 4
+
+    def __init__(self, projection: str, version: int, found: int) -> None:
+        self.projection, self.version, self.found = projection, version, found
+        super().__init__(
+            f"Projection {projection!r}: version {found} has taken the place of version {version}, which is this "
+            "program's. Run the newer program."
+        )
+
+
+class ProjectionFailedError(GatelogError):
+    """The function of a projection or transform raised an error. The event was not handled, nor was any after it."""
+
+    exit_code = 9
+
+    def __init__(self, projection: str, stream: str, version: int, position: int | None, event_type: str) -> None:
+        self.projection, self.stream, self.version, self.position = projection, stream, version, position
+        super().__init__(
+            f"The function of {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
+            f"{position}): see the error that caused this one. Nothing of the event was written, and everything "
+            "handled before is kept. Repair the function and start again: it goes on with this event."
+        )
+
+
+# --- subscriptions ---------------------------------------------------------------------------------
+
+
+class HandlerTimeoutError(GatelogError):
+    """A handler was given up because it took too long."""
+
+    retryable = True
+    exit_code = 12
+
+    def __init__(self, stream: str, version: int, timeout_s: float) -> None:
+        self.stream, self.version, self.timeout_s = stream, version, timeout_s
+        super().__init__(
+            f"The handler of {stream!r} version {version} took over {timeout_s:g} s (handler_timeout_s)."
+        )
+
+
+class ParkedFullError(GatelogError):
+    """As many events of a subscription are parked as may be: it stops, and skips nothing."""
+
+    exit_code = 6
+
+    def __init__(self, subscription: str, limit: int) -> None:
+        self.subscription, self.limit = subscription, limit
+        super().__init__(
+            f"Subscription {subscription!r}: {limit:,} events are parked, the bound (parked_events_max). Something "
+            "is wrong with more than single events: see `gatelog parked list`; replay or drop, then start again."
+        )
+
+
+class ParkedNotFoundError(GatelogError):
+    """No such event is parked."""
+
+    exit_code = 10
+
+    def __init__(self, subscription: str, what: str) -> None:
+        self.subscription, self.what = subscription, what
+        super().__init__(f"Subscription {subscription!r}: {what} is not parked. See `gatelog parked list`.")
