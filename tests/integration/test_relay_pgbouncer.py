@@ -10,11 +10,13 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 from support.pgbouncer import pgbouncer
+from support.running import running
 from support.trial import Row, busy, judge, relay
 from support.waiting import until
 
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
+from gatelog.producer.relay import Relay
 from gatelog.producer.relay.relay import SILENCE_MAX_S
 
 
@@ -53,8 +55,10 @@ async def test_transaction_mode_is_said_and_the_relay_polls(
                 await row.taken_over_since(epoch)
                 await row.moves(50)
                 assert standing.exitcode is None
+            async with running(Relay(through)):
+                await row.moves(20)
+            assert "relay.pooled" in capfd.readouterr().out
         await judge(settings, clients)
-        assert "relay.pooled" in capfd.readouterr().err
         async with asyncpg.create_pool(through.dsn, min_size=5, max_size=5, statement_cache_size=0) as pool:
             for name, value in (("enable_seqscan", "on"), ("lock_timeout", "0")):
                 found = await asyncio.gather(*[pool.fetchval(f"SHOW {name}") for _ in range(5)])

@@ -30,6 +30,7 @@ from gatelog.console import (
     store,
     verifying,
 )
+from gatelog.core import logs
 from gatelog.core.errors import GatelogError
 
 INTERRUPTED: Final = 130
@@ -111,6 +112,7 @@ for name, command in _SCHEMA_COMMANDS.items():
 
 def main() -> None:
     """Run the command line; an error of gatelog is one clear message on standard error and an exit code."""
+    logs.configure(json=not sys.stderr.isatty(), level="warning")  # services, which run for long, say more
     try:
         app()
     except GatelogError as error:
