@@ -146,7 +146,7 @@ async def visible(settings: Settings) -> list[float]:
             await reader.indexed(first.event_ids, timeout=60)
             watching = asyncio.create_task(watch())
             await every(1 / RATE, QUIET_S, append)
-            while len(seen) < len(answered):  # noqa: ASYNC110 - what a poll finds
+            while not answered.keys() <= seen.keys():  # noqa: ASYNC110 - what a poll finds
                 await asyncio.sleep(0.01)
             watching.cancel()
     return [max(0.0, seen[name] - at) for name, at in answered.items()][RATE:]
