@@ -1,5 +1,7 @@
 """``gatelog``: the commands, and what their errors look like."""
 
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -108,6 +110,23 @@ _SCHEMA_COMMANDS: Final[dict[str, Callable[..., None]]] = {
 }
 for name, command in _SCHEMA_COMMANDS.items():
     schemas.command(name)(command)
+
+
+def _keep_examples(group: typer.Typer) -> None:
+    """Click joins the lines of a paragraph; a backspace before examples keeps theirs."""
+    group.info.help = _with_examples(group.info.help or "")
+    for command in group.registered_commands:
+        command.help = _with_examples(inspect.getdoc(command.callback) or "")
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _keep_examples(each.typer_instance)
+
+
+def _with_examples(text: str) -> str:
+    return re.sub(r"\n\n(?= *gatelog )", "\n\n\b\n", text)
+
+
+_keep_examples(app)
 
 
 def main() -> None:
