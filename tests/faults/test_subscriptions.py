@@ -65,6 +65,16 @@ async def append(producer: Producer, versions: int, *, poison: int | None = None
         )
 
 
+async def is_up(connection: "Connection[asyncpg.Record]", settings: Settings, member: Background) -> None:
+    """Wait until a member is one: before that, a signal ends it as any other process."""
+
+    async def does_beat() -> bool:
+        found = f"SELECT count(*) FROM {settings.store}.subscription_members WHERE pid = $1"
+        return bool(await connection.fetchval(found, member.process.pid))
+
+    await until(does_beat, "the member is up")
+
+
 async def has_handled(connection: "Connection[asyncpg.Record]", settings: Settings, count: int) -> None:
     async def enough() -> bool:
         query = f"SELECT count(*) FROM (SELECT DISTINCT stream, version FROM {settings.store}.handled) d"
@@ -93,6 +103,7 @@ async def test_members_that_come_and_go_handle_each_event_once(
         appending = asyncio.create_task(append(producer, 20))
         started.append(members.start(settings, tmp_path))
         await has_handled(connection, settings, total + STREAMS * 5)
+        await is_up(connection, settings, started[number])
         assert await asyncio.to_thread(started[number].stop) == 0, "it ends well"
         await appending
         total += STREAMS * 20

@@ -260,6 +260,7 @@ async def test_following_in_total_order_from_a_position(
             await fill(producer, 20, ["Page", "Bill"])
         if len(found) == 26:
             stop.set()
+    await until(lambda: _is_indexed(reader, 60), "what Kafka told is indexed too")
     expected = [event.position async for event in reader.category("Note", "Page", after=15)]
     assert found == expected[:26]
     with pytest.raises(InvalidInputError, match="positions begin"):
