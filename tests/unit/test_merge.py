@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatelog.core.errors import LogMismatchError
+from gatelog.core.partitioning import murmur2
 from gatelog.reader.subscriptions.merge import Merge, Place
-from gatelog.reader.subscriptions.partitioning import murmur2
 
 PLACES: list[Place] = [("a", 0), ("a", 1), ("b", 0), ("c", 0)]
 

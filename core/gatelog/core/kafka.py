@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from gatelog.core import logs
+from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, SettingsError
 
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -118,6 +119,16 @@ def partitions_of(client: AdminClient | Consumer, properties: dict[str, str]) ->
     with translated(properties):
         found = client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
     return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def topics_of(client: AdminClient | Consumer, properties: dict[str, str], store: str) -> dict[str, int]:
+    """Return the topics of a store with their numbers of partitions; blocks for up to 10 s.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    prefix = topic_of(store, "")
+    return {name: count for name, count in partitions_of(client, properties).items() if name.startswith(prefix)}
 
 
 def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_max: int) -> list[Message]:

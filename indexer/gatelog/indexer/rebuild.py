@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import logs, migrations, postgres, shards, tail
+from gatelog.core import kafka, logs, migrations, postgres, shards, tail
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -177,7 +177,8 @@ class _Rebuild:
 
     async def _copy(self, writer: Writer) -> int:
         """Read up to the ends of the topics, and return the number of records."""
-        found = await asyncio.to_thread(topics.of_store, self._properties, self._settings.store)
+        admin = kafka.admin(self._properties)
+        found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
         ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
         try:
             await topics.claim(self._pool, self._fresh.schema, ids)

@@ -8,22 +8,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka, postgres, tail
-from gatelog.core.domain import topic_of
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.sql import queries
 
 _PACKAGE: Final = "gatelog.indexer"
-
-
-def of_store(properties: dict[str, str], store: str) -> dict[str, int]:
-    """Return the store's topics with their number of partitions. Blocks.
-
-    Raises:
-        KafkaUnavailableError: no answer in time.
-    """
-    prefix = topic_of(store, "")
-    found = kafka.partitions_of(kafka.admin(properties), properties)
-    return {name: partitions for name, partitions in found.items() if name.startswith(prefix)}
 
 
 def of_names(properties: dict[str, str], names: Collection[str]) -> dict[str, int]:

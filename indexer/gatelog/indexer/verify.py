@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, shards, tail
+from gatelog.core import kafka, migrations, postgres, shards, tail
 from gatelog.core.errors import IndexPlaceError, InvalidInputError, UndecodableRecordError
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
@@ -118,7 +118,8 @@ class _Verification:
     # --- topics and index --------------------------------------------------------------------------
 
     async def _compare_topics(self, in_kafka: Positions, first: int, last: int, *, is_whole: bool) -> None:
-        found = await asyncio.to_thread(topics.of_store, self._properties, self._settings.store)
+        admin = kafka.admin(self._properties)
+        found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
         ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
         await self._compare_lives(found, ends)

@@ -18,11 +18,11 @@ from confluent_kafka import Message
 from gatelog.core import tail
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
+from gatelog.core.partitioning import partition_of
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
-from gatelog.producer.partitions import partition_of
 from gatelog.producer.reconcile import relays_kept_out
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick
@@ -259,7 +259,7 @@ class Republication:
         plan.events += 1
         plan.first = min(position, plan.first or position)
         plan.last = max(position, plan.last)
-        place = (plan.topic, partition_of(stream.encode(), plan.partitions))
+        place = (plan.topic, partition_of(stream, plan.partitions))
         plan.misplaced += position < seen.highest.get(place, 0)
 
     async def _indexed(self) -> AsyncIterator[tuple[int, str]]:

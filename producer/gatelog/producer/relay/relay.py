@@ -73,39 +73,30 @@ class Relay:
         try:
             with postgres.translated(store, self._dsn):
                 await migrations.check(connection, store, PACKAGE)
-                if postgres.is_lent(connection):
-                    await self._lead_by_lease(connection, stop)
-                elif await self._locked(connection, stop):
-                    await self._lead(connection, stop)
+                if await self._leads(connection, stop):
+                    try:
+                        await self._lead(connection, stop)
+                    finally:
+                        await self._let_go(connection)
         finally:
             connection.terminate()  # the lock goes with it, at once
 
-    async def _lead_by_lease(self, connection: postgres.Connection, stop: asyncio.Event) -> None:
-        """Lead without a session that could hold a lock."""
-        told = False
-        while not stop.is_set():
-            if await connection.fetchval(self._sql["try_lease"], self._holder, SILENCE_MAX_S):
-                try:
-                    await self._lead(connection, stop)
-                finally:
-                    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # it would run out anyway
-                        await connection.execute(self._sql["end_lease"], self._holder)
-                return
-            if not told:
-                _log.info("relay.standing_by")
-                told = True
-            await services.wait_any(STANDBY_INTERVAL_S, stop)
+    async def _leads(self, connection: postgres.Connection, stop: asyncio.Event) -> bool:
+        """Wait for the lead by trying: a blocked statement would hold a snapshot, and vacuum, all the time.
 
-    async def _locked(self, connection: postgres.Connection, stop: asyncio.Event) -> bool:
-        """Wait for the lock by trying: a blocked statement would hold a snapshot, and vacuum, all the time."""
-        told = False
+        A connection without a session cannot hold the lock: the lease alone tells then.
+        """
+        lent, told = postgres.is_lent(connection), False
+        claim = (
+            (self._sql["try_lease"], self._holder, SILENCE_MAX_S) if lent else (self._sql["try_lock"], self._holder)
+        )
         while not stop.is_set():
-            if await connection.fetchval(self._sql["try_lock"], self._holder):
+            if await connection.fetchval(*claim):
                 return True
             if not told:
                 _log.info("relay.standing_by")
                 told = True
-            if frozen := await connection.fetchval(self._sql["evict"], SILENCE_MAX_S):
+            if not lent and (frozen := await connection.fetchval(self._sql["evict"], SILENCE_MAX_S)):
                 _log.warning("relay.evicted", holder=frozen, silent_for_s=SILENCE_MAX_S)
                 continue
             await services.wait_any(STANDBY_INTERVAL_S, stop)
@@ -124,6 +115,12 @@ class Relay:
         for task in (leading, beating):
             if not task.cancelled():
                 task.result()
+
+    async def _let_go(self, connection: postgres.Connection) -> None:
+        """End the lease where there is no lock."""
+        if postgres.is_lent(connection):
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # it would run out anyway
+                await connection.execute(self._sql["end_lease"], self._holder)
 
     async def _beat(self) -> None:
         connection = await postgres.connect_lent(self._dsn, self._settings.store, "gatelog relay, heartbeat")

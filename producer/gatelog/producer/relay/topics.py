@@ -47,9 +47,7 @@ class Topics:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        prefix = topic_of(self._settings.store, "")
-        found = kafka.partitions_of(self._admin, self._properties)
-        self._known = {name: partitions for name, partitions in found.items() if name.startswith(prefix)}
+        self._known = kafka.topics_of(self._admin, self._properties, self._settings.store)
         return dict(self._known)
 
     def ends(self) -> tail.Offsets:

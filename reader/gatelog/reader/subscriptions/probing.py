@@ -62,13 +62,9 @@ class Probe:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        found = kafka.partitions_of(self._consumer, self._properties)
-        prefix = topic_of(self._store, "")
-        names = (
-            [name for name in found if name.startswith(prefix)]
-            if categories is None
-            else [name for each in categories if (name := topic_of(self._store, each)) in found]
-        )
+        found = kafka.topics_of(self._consumer, self._properties, self._store)
+        wanted = found if categories is None else [topic_of(self._store, each) for each in categories]
+        names = [name for name in wanted if name in found]
         return [(name, partition) for name in names for partition in range(found[name])]
 
     def bounds(self, place: Place) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from uuid import uuid4
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import PostgresUnavailableError
+from gatelog.core.partitioning import partition_of
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -34,7 +35,6 @@ from gatelog.reader.subscriptions.history import Handover, History
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
-from gatelog.reader.subscriptions.partitioning import partition_of
 from gatelog.reader.subscriptions.places import Batch as Arrived
 from gatelog.reader.subscriptions.places import Joining, Offsets
 from gatelog.reader.subscriptions.topics import Topics

@@ -12,6 +12,7 @@ from uuid import UUID
 from gatelog.core import postgres
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import InvalidInputError, WaitTimeoutError
+from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.reader.log_query import LogQuery
@@ -19,7 +20,6 @@ from gatelog.reader.sharded import opened_source
 from gatelog.reader.source import Source
 from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 from gatelog.reader.subscriptions.merge import Place
-from gatelog.reader.subscriptions.partitioning import partition_of
 from gatelog.reader.subscriptions.topics import Topics
 
 LOOK_INTERVAL_S: Final = 0.01
