@@ -134,6 +134,9 @@ def test_what_cannot_be_consumed_is_named(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shop.py").write_text(FAILS_FIRST)
+    (tmp_path / "broken.py").write_text("import no_such_thing\n")
+    done = gatelog(["consume", "shop:app", "shop:app"], environment(settings), tmp_path)
+    assert (done.returncode, "named twice" in done.stderr) == (2, True)
     done = gatelog(["consume", "shop:missing"], environment(settings), tmp_path)
     assert done.returncode == 2
     assert "nothing of that name" in done.stderr
@@ -142,6 +145,7 @@ def test_what_cannot_be_consumed_is_named(
     for target, message in (
         ("shop", "say MODULE:NAME"),
         ("nowhere:app", "there is no module 'nowhere'"),
+        ("broken.py:app", "No module named 'no_such_thing'.*broken.py, line 1"),
         ("shop.py:not_a_subscription", "a int, not a Subscription"),
     ):
         with pytest.raises(InvalidInputError, match=message):

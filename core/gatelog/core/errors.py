@@ -105,6 +105,14 @@ class InvalidInputError(GatelogError):
     exit_code = 2
 
 
+class UserModuleError(InvalidInputError):
+    """A module of the user's program is not there, or does not load."""
+
+    def __init__(self, module: str, why: str) -> None:
+        self.module = module
+        super().__init__(f"Module {module} cannot be imported: {why}.")
+
+
 class InvalidStreamIdError(InvalidInputError):
     """The stream id is not legal."""
 
