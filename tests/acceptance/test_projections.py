@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from support.processes import TIMEOUT_S, background, environment, gatelog
@@ -122,8 +123,26 @@ async def test_consume_runs_subscriptions_and_projections_side_by_side(
             return bool(counted == 20 == len(set(noted)))
 
         await until(is_all_there, "both have all")
+
+        async def stand() -> list[dict[str, Any]]:
+            return list(json.loads((await asyncio.to_thread(run, "status", "--json")).stdout)["projections"])
+
+        async def is_caught_up() -> bool:
+            return [each["lag_positions"] for each in await stand()] == [0]
+
+        await until(is_caught_up, "status shows no lag")
+        (standing,) = await stand()
+        assert (standing["projection"], standing["build"], standing["state"]) == ("both", 1, "live")
+        assert (standing["is_active"], standing["events"], standing["lag_s"]) == (True, 20, 0.0)
         await asyncio.to_thread(working.stop)
         assert working.process.returncode == 0
+    await producer.append("Count-21", [Counted(number=21)], expected_version=ANY)
+
+    async def says_so() -> bool:
+        shown = await asyncio.to_thread(run, "status")
+        return "both, build 1  live, not running, 1 positions behind" in shown.stdout
+
+    await until(says_so, "status shows the lag of a projection that does not run")
 
 
 async def test_the_example_adds_up(settings: Settings, pipeline: None) -> None:

@@ -19,7 +19,7 @@ from gatelog.indexer import status as index_status
 from gatelog.indexer.status import IndexStatus
 from gatelog.producer import elsewhere
 from gatelog.producer import status as producer_status
-from gatelog.reader import Standing, standings
+from gatelog.reader import Standing, projection_standings, standings
 
 READER_PARTS: Final = ("gatelog.reader.folds", "gatelog.reader.subscriptions", "gatelog.reader")
 PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
@@ -97,7 +97,9 @@ async def _connection(settings: Settings, dsn: str, name: str) -> AsyncIterator[
 
 
 def status(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
-    """Show where everything stands: local services, outbox, relay, index, subscriptions.
+    """Show where everything stands: local services, outbox, relay, index, subscriptions, projections.
+
+    Projections of other databases: `gatelog projection list --dsn`.
 
     Exit code 0 when the store answers; otherwise that of the error shown.
 
@@ -124,6 +126,7 @@ async def _tables(settings: Settings) -> dict[str, Any]:
     async with _connection(settings, settings.dsn, "gatelog status") as connection:
         produced = await producer_status.status(connection, settings.store)
         subscribed = await standings(settings, connection)
+        projected = await projection_standings(settings, connection)
         key = await shards.check_gate(connection, settings)
         held = [] if key is not None else [await index_status.status(connection, settings.store)]
     if key is not None:
@@ -134,6 +137,7 @@ async def _tables(settings: Settings) -> dict[str, Any]:
         "index": asdict(indexed),
         "index_lag_events": produced.position - indexed.frontier,
         "subscriptions": [_subscription(each) for each in subscribed],
+        "projections": [asdict(each) for each in projected],
     }
     if key is not None:
         report["index_shards"] = [
@@ -161,6 +165,21 @@ def _subscription_line(each: dict[str, Any]) -> str:
         lag = f"{each['lag_positions']:,} positions behind, {each['lag_s']:.1f} s; {each['parked']:,} parked"
     trouble = "".join(f"; pid {m['pid']} on {m['host']}: {m['trouble']}" for m in each["members"] if m["trouble"])
     return f"{members}, {lag}{trouble}"
+
+
+def _build(each: dict[str, Any]) -> str:
+    return f"{each['projection']}, build {each['build']}"
+
+
+def _projection_line(each: dict[str, Any]) -> str:
+    lag = "not begun" if each["moved_at"] is None else "lag unknown: no answer from Kafka"
+    if each["lag_positions"] is not None:
+        lag = f"{each['lag_positions']:,} positions behind, {each['lag_s']:.1f} s"
+    built = ""
+    if each["done"] is not None:
+        left = "time left unknown" if each["seconds_left"] is None else f"about {each['seconds_left']:,.0f} s left"
+        built = f"; {each['done']:.0%} built, {left}"
+    return f"{each['state']}, {'running' if each['is_active'] else 'not running'}, {lag}{built}"
 
 
 def _show(report: dict[str, Any], *, json: bool) -> None:
@@ -198,6 +217,8 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
         if report["subscriptions"]:
             rows = {each["name"]: _subscription_line(each) for each in report["subscriptions"]}
             print_table("Subscriptions", rows)
+        if projections := [each for each in report["projections"] if each["state"] != "retired"]:
+            print_table("Projections", {_build(each): _projection_line(each) for each in projections})
 
 
 def _active(is_active: bool) -> str:

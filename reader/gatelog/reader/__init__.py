@@ -6,6 +6,7 @@ from gatelog.reader.reader import Reader
 from gatelog.reader.subscriptions import Failures, Park, Retry, Skip, Standing, Start, Stop, Subscription, standings
 from gatelog.reader.subscriptions.following import follow
 from gatelog.reader.subscriptions.projection import Projection
+from gatelog.reader.subscriptions.projection_standing import ProjectionStanding, projection_standings
 from gatelog.reader.subscriptions.transform import Outgoing, Transform
 from gatelog.reader.where import Condition, field
 
@@ -16,6 +17,7 @@ __all__ = [
     "Page",
     "Park",
     "Projection",
+    "ProjectionStanding",
     "Query",
     "Reader",
     "Retry",
@@ -28,5 +30,6 @@ __all__ = [
     "Transform",
     "field",
     "follow",
+    "projection_standings",
     "standings",
 ]

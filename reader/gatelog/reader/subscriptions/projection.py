@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, Literal, TypeVar
 
-from gatelog.core import logs
+from gatelog.core import logs, postgres
 from gatelog.core.errors import (
     HistoryGoneError,
     InvalidInputError,
@@ -18,6 +18,7 @@ from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.applying import Function
 from gatelog.reader.subscriptions.builds import Build, Builds, SetUp
 from gatelog.reader.subscriptions.checkpoints import UNKNOWN_OFFSET, Checkpoint, PartitionLostError
+from gatelog.reader.subscriptions.projection_standing import ProjectionStanding, projection_standings
 from gatelog.reader.subscriptions.sessions import OrderedSession, PartitionSession, Plan, opened
 from gatelog.reader.subscriptions.watching import Append, Progress, Watch
 from gatelog.schemas.event import Event
@@ -236,6 +237,20 @@ class Projection:
         """Wait until the live read model holds an append, or the event at a position. See ``Watch.seen``."""
         async with self.watched(settings) as watch:
             await watch.seen(append, timeout=timeout)
+
+    async def standing(self, settings: Settings | None = None) -> list[ProjectionStanding]:
+        """Return where each build stands: lag in positions and seconds, whether it runs; the oldest first.
+
+        Raises:
+            PostgresUnavailableError: no answer.
+        """
+        settings = settings or Settings.load()
+        connection = await postgres.connect(settings.dsn, settings.store, f"gatelog projection {self.name}")
+        try:
+            found = await projection_standings(settings, connection, self._dsn)
+        finally:
+            await connection.close()
+        return [each for each in found if each.projection == self.name]
 
     async def progress(self, settings: Settings | None = None) -> list[Progress]:
         """Return how far each build has come, the oldest first. See ``Watch.progress``."""

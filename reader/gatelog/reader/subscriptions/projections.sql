@@ -21,11 +21,27 @@ DELETE FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build
 -- name: projections
 -- Every projection with its builds, and how far each has come.
 SELECT b.projection, b.build, b.version, b.state, b.since, b.changed_at, count(o.topic) AS partitions,
-    coalesce(sum(o.events), 0)::bigint AS events, coalesce(max(o.position), 0) AS position, max(o.moved_at) AS moved_at
+    coalesce(sum(o.events), 0)::bigint AS events, coalesce(max(o.position), 0) AS position, max(o.moved_at) AS moved_at,
+    EXISTS (
+        -- of other roles' sessions, only the number may be seen
+        SELECT FROM @store.projection_partitions p JOIN pg_stat_activity a ON a.pid = p.pid
+        WHERE p.projection = b.projection AND p.build = b.build
+            AND coalesce(a.backend_start = p.session_since, true)
+    ) AS is_active
 FROM @store.projection_builds b
 LEFT JOIN @store.projection_offsets o ON o.projection = b.projection AND o.build = b.build
 WHERE $1::text IS NULL OR b.projection = $1 COLLATE "C"
 GROUP BY b.projection, b.build ORDER BY b.projection, b.build
+
+-- name: standing
+-- Where those stand that somebody may read.
+SELECT o.projection, o.build, o.topic, o.partition, o.position, o.next_offset
+FROM @store.projection_offsets o
+JOIN @store.projection_builds b ON b.projection = o.projection AND b.build = o.build AND b.state <> 'retired'
+
+-- name: head
+-- The last position that is known to be in Kafka. In the store's own database.
+SELECT position FROM @store.relay
 
 -- name: checkpoints
 SELECT topic, partition, position, next_offset, events, moved_at FROM @store.projection_offsets

@@ -1,16 +1,20 @@
 """Where subscriptions stand: how far behind, who runs, what is parked. Asked from outside, even of dead ones."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 
-from gatelog.core import postgres
+from gatelog.core import kafka, postgres
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.reader.subscriptions.lagging import lags
+from gatelog.reader.subscriptions.lagging import Bounds, Lag, lags
+from gatelog.reader.subscriptions.marks import Mark, Marks
+from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.reader.subscriptions.probing import Probe, committed
 from gatelog.reader.subscriptions.starts import PACKAGE
 
 SILENT_S: Final = 10.0  # without a heartbeat
@@ -70,16 +74,22 @@ async def standings(settings: Settings, connection: postgres.Connection) -> list
     with postgres.translated(settings.store, settings.dsn):
         known = await connection.fetch(sql["all"])
         members = await connection.fetch(sql["members"])
-    behind = await lags(settings, connection, known) if known else {}
-    return [
-        Standing(
-            row["name"],
-            None if row["categories"] is None else tuple(row["categories"]),
-            tuple(_member(each) for each in members if each["subscription"] == row["name"]),
-            *behind.get(row["name"], (None, None, None, None)),
-        )
-        for row in known
-    ]
+    behind, parked = await _behind(settings, connection, known) if known else ({}, {})
+    return [_standing(row, members, behind.get(row["name"]), parked.get(row["name"])) for row in known]
+
+
+def _standing(
+    row: asyncpg.Record, members: Sequence[asyncpg.Record], lag: Lag | None, parked: int | None
+) -> Standing:
+    return Standing(
+        row["name"],
+        None if row["categories"] is None else tuple(row["categories"]),
+        tuple(_member(each) for each in members if each["subscription"] == row["name"]),
+        None if lag is None else lag.positions,
+        None if lag is None else lag.seconds,
+        None if lag is None else lag.records,
+        parked,
+    )
 
 
 def _member(row: asyncpg.Record) -> MemberStanding:
@@ -92,3 +102,25 @@ def _member(row: asyncpg.Record) -> MemberStanding:
         row["progressed_s_ago"],
         json.loads(row["facts"]),
     )
+
+
+async def _behind(
+    settings: Settings, connection: postgres.Connection, known: Sequence[asyncpg.Record]
+) -> tuple[dict[str, Lag], dict[str, int]]:
+    """Return lags, and how many events are parked; nothing of what Kafka does not tell."""
+    parked: dict[str, int] = {}
+
+    def marks_of(probe: Probe, bounds: Bounds) -> dict[str, Marks]:
+        properties = settings.kafka_properties
+        client = kafka.admin(properties)
+        found: dict[str, Marks] = {}
+        for row in known:
+            mine = list(bounds if row["categories"] is None else probe.places(row["categories"]))
+            begun = Mark(0, row["start_position"] if row["start_time"] is None else None)
+            group = f"gatelog.{settings.store}.sub.{row['name']}"
+            found[row["name"]] = dict.fromkeys(mine, begun) | committed(client, properties, group, mine)
+            with ParkedTopic(settings, row["name"]) as topic:
+                parked[row["name"]] = len(topic.all())
+        return found
+
+    return await lags(settings, connection, marks_of), parked
