@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from support import members
 from support.members import NAME, handled, judge_order
 from support.models import Noted
-from support.processes import Background
+from support.processes import Background, background, environment
 from support.retention import forget, indexed
 from support.running import running
+from support.subscribing import published
 from support.waiting import until
 
 from gatelog.core import kafka
@@ -21,7 +23,7 @@ from gatelog.core.domain import topic_of
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
-from gatelog.producer import ANY, Producer
+from gatelog.producer import ANY, HistoricEvent, Producer
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 from gatelog.reader.subscriptions.marks import Mark
@@ -225,6 +227,7 @@ async def test_a_frozen_member_that_wakes_up_changes_nothing(
         return "subscription.lost" in text or "subscription.commit_refused" in text
 
     await until(has_noticed, "it is told that its partitions are lost")
+    assert await asyncio.to_thread(offsets, settings) == before, "nobody had anything to commit, and it could not"
     await append(producer, 5)
     await has_handled(connection, settings, STREAMS * 115)
     await caught_up(settings)
@@ -232,6 +235,48 @@ async def test_a_frozen_member_that_wakes_up_changes_nothing(
     assert all(after[place] >= offset for place, offset in before.items()), "no commit went back"
     assert await asyncio.to_thread(frozen.stop) == 0, "it is a member again, and ends well"
     judge_order(await handled(connection, settings), STREAMS, 115)
+
+
+WEIGHED = """
+import asyncio
+from gatelog.reader import Subscription
+
+app = Subscription("weighed", concurrency=8)
+
+@app.on()
+async def slow(event):
+    await asyncio.sleep(0.01)
+"""
+
+
+async def test_a_member_far_behind_stays_flat(
+    settings: Settings, producer: Producer, connection: "Connection[asyncpg.Record]", tmp_path: Path, long: bool
+) -> None:
+    """What it holds is bounded, its client's prefetch included: the process does not grow with what is before it."""
+    events, growth_bytes_max = (1_000_000 if long else 30_000), 48 * 1024 * 1024
+    text = "x" * 4_000  # all of it: 120 MB, or 4 GB
+    for first in range(0, events, 1_000):
+        notes = [HistoricEvent(f"Note-{first}", version, Noted(text=text)) for version in range(1, 1_001)]
+        await producer.load(notes)
+    await published(connection, settings, events)
+    (tmp_path / "weighed.py").write_text(WEIGHED)
+    bounds = {"GATELOG_SUBSCRIPTION_EVENTS_MAX": "1000", "GATELOG_SUBSCRIPTION_BYTES_MAX": str(4 * 1024 * 1024)}
+    own = environment(settings, GATELOG_SUBSCRIPTION_PROTOCOL="classic", **bounds)
+    with background(["consume", "weighed:app"], own, tmp_path / "log") as member:
+        await is_up(connection, settings, member)
+        process = psutil.Process(member.process.pid)
+        begun = process.memory_info().rss
+        sizes = []
+
+        async def is_far_enough() -> bool:
+            sizes.append(process.memory_info().rss)
+            facts = await connection.fetchval(f"SELECT facts->>'handled' FROM {settings.store}.subscription_members")
+            return int(facts or 0) >= (100_000 if long else 3_000)
+
+        await until(is_far_enough, "it handles", timeout=600 if long else 60)
+        print(f"from {begun / 2**20:.0f} MiB by {(max(sizes) - begun) / 2**20:.0f} MiB")
+        assert max(sizes) - begun < growth_bytes_max
+        assert await asyncio.to_thread(member.stop) == 0
 
 
 def marks(settings: Settings) -> dict[Place, Mark]:

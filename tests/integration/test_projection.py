@@ -141,6 +141,38 @@ async def test_a_rebuild_stands_beside_the_live_one_and_takes_its_place(
     assert await rows.fetchval("SELECT to_regnamespace($1)", f"{schema}_b1") is None
 
 
+async def test_where_builds_stand(settings: Settings, producer: Producer, pipeline: None, rows: Connection) -> None:
+    live = keeping("model", settings)
+    await live.prepare(settings)
+    (standing,) = await live.standing(settings)
+    assert (standing.state, standing.is_active, standing.lag_positions) == ("live", False, None), "not begun"
+    await fill(producer, 60)
+    async with at_work(settings, live):
+        await has(rows, schema_of("model", settings), 60)
+    again, go_on = Projection("model", schema=schema_of("model", settings)), asyncio.Event()
+
+    @again.batch
+    async def wait(_connection: Connection, _events: Sequence[RecordedEvent]) -> None:
+        await go_on.wait()
+
+    rebuilding = asyncio.create_task(again.rebuild(asyncio.Event(), settings))
+
+    async def has_begun() -> bool:
+        found = await live.standing(settings)
+        return len(found) == 2 and found[1].is_active and found[1].lag_positions == 60
+
+    await until(has_begun, "a member of the new build has all partitions")
+    standing, building = await live.standing(settings)
+    assert (standing.state, standing.is_active, standing.events) == ("live", False, 60)
+    assert (standing.lag_positions, standing.lag_s, standing.done) == (0, 0.0, None)
+    assert (building.state, building.events, building.done) == ("building", 0, 0.0)
+    assert building.lag_s is not None
+    assert building.lag_s > 0
+    go_on.set()
+    assert await rebuilding
+    assert [each.state for each in await live.standing(settings)] == ["retired", "live"]
+
+
 async def test_a_newer_version_is_built_beside_the_older_one_which_then_ends(
     settings: Settings, producer: Producer, pipeline: None, rows: Connection
 ) -> None:

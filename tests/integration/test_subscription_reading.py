@@ -14,11 +14,10 @@ from support.subscribing import append, consuming, holds, published
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
-from gatelog.core.errors import HistoryGoneError, InvalidInputError, UndecodableRecordError
+from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Start, Subscription
-from gatelog.reader.subscriptions.probing import Probe
 from gatelog.schemas import Event, RecordedEvent
 from gatelog.schemas.upcasting import Part, forget, upcast
 
@@ -231,22 +230,6 @@ async def test_what_is_held_is_bounded_and_slow_handlers_keep_their_membership(
     after = await subscription.standing(bounded)
     assert after is not None
     assert (after.lag_positions, after.members, after.parked) == (0, (), 0)
-
-
-async def test_retention_that_took_what_comes_next_is_named(settings: Settings, producer: Producer) -> None:
-    from confluent_kafka import TopicPartition
-
-    from gatelog.core import kafka
-
-    await append(producer, "Note-1", *map(str, range(10)))
-    assert len(await texts(Subscription("first"), settings, 10)) == 10
-    with Probe(settings) as probe:
-        (place,) = [place for place in probe.places(None) if probe.bounds(place)[1] > 0]
-    admin = kafka.admin(settings.kafka_properties)
-    for future in admin.delete_records([TopicPartition(*place, 5)]).values():
-        future.result(30)
-    with pytest.raises(HistoryGoneError, match="Nothing was skipped"):
-        await texts(Subscription("second"), settings, 1)
 
 
 async def test_a_broken_header_is_found_when_it_is_looked_at(settings: Settings, producer: Producer) -> None:
