@@ -167,7 +167,7 @@ async def test_members_that_are_killed_in_the_history_go_on_where_they_were(
     long: bool,
 ) -> None:
     """Kafka has forgotten all; the members share what the index has, and what they committed does not come again."""
-    rounds, versions = (20, 600) if long else (2, 60)
+    rounds, versions = (20, 600) if long else (2, 50)
     async with running(Indexer(settings)), Reader.connect(settings) as reader:
         await append(producer, versions)
         await indexed(reader, STREAMS * versions)
@@ -253,8 +253,8 @@ async def test_a_member_far_behind_stays_flat(
     settings: Settings, producer: Producer, connection: "Connection[asyncpg.Record]", tmp_path: Path, long: bool
 ) -> None:
     """What it holds is bounded, its client's prefetch included: the process does not grow with what is before it."""
-    events, growth_bytes_max = (1_000_000 if long else 30_000), 48 * 1024 * 1024
-    text = "x" * 4_000  # all of it: 120 MB, or 4 GB
+    events, growth_bytes_max = (1_000_000 if long else 20_000), 48 * 1024 * 1024
+    text = "x" * 4_000  # all of it: 80 MB, or 4 GB
     for first in range(0, events, 1_000):
         notes = [HistoricEvent(f"Note-{first}", version, Noted(text=text)) for version in range(1, 1_001)]
         await producer.load(notes)
@@ -271,7 +271,7 @@ async def test_a_member_far_behind_stays_flat(
         async def is_far_enough() -> bool:
             sizes.append(process.memory_info().rss)
             facts = await connection.fetchval(f"SELECT facts->>'handled' FROM {settings.store}.subscription_members")
-            return int(facts or 0) >= (100_000 if long else 3_000)
+            return int(facts or 0) >= (100_000 if long else 2_000)
 
         await until(is_far_enough, "it handles", timeout=600 if long else 60)
         print(f"from {begun / 2**20:.0f} MiB by {(max(sizes) - begun) / 2**20:.0f} MiB")

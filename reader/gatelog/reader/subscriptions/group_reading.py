@@ -111,11 +111,12 @@ class GroupReading:
         return [self._taken(batch) for batch in await self.member.next(timeout)]
 
     def _taken(self, batch: Batch) -> Batch:
-        if not batch.events or is_before_kafka(batch.offsets[0]):
-            return batch
+        trail = self._trails.get(batch.place)
+        if trail is None or not batch.events or is_before_kafka(batch.offsets[0]):
+            return batch  # without a trail: it is going away at this moment, and nobody will handle it
         if batch.place in self._told:
             batch = self._without_told(batch)
-        self._trails[batch.place].took(batch.offsets, [event.position for event in batch.events])
+        trail.took(batch.offsets, [event.position for event in batch.events])
         return batch
 
     def _without_told(self, batch: Batch) -> Batch:
