@@ -13,8 +13,8 @@ import typer
 
 from gatelog.console import options
 from gatelog.console.programs import imported
-from gatelog.console.running import JsonLogs, loop_factory
-from gatelog.core import logs, services
+from gatelog.console.running import JsonLogs, until_signal
+from gatelog.core import logs
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.reader import Projection, Subscription, Transform
@@ -48,14 +48,12 @@ def consume(
       gatelog consume shop/billing.py:app --concurrency 200 --workers 2
       gatelog consume billing:app totals:totals
     """
-    logs.configure(json=json_logs or not sys.stderr.isatty())
     consumers = _consumers(targets, concurrency)
     settings = options.settings_of(store, home)
     if workers == 1:
-        running = [_Running(each, settings, concurrency) for each in consumers]
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(services.run_until_signal(*running))
+        until_signal(json_logs, *[_Running(each, settings, concurrency) for each in consumers])
         return
+    logs.configure(json=json_logs or not sys.stderr.isatty())
     code = _supervise(_command(targets, concurrency, store, home, json_logs), workers)
     if code:
         raise typer.Exit(code)
