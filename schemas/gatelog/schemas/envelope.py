@@ -5,7 +5,7 @@ payload alone. Extension attributes take lower-case letters and digits only.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
@@ -13,7 +13,7 @@ import orjson
 from asyncpg.pgproto import pgproto
 from typing_extensions import TypeVar
 
-from gatelog.core.domain import category_of, check_stream_id
+from gatelog.core.domain import EVENT_TYPE_BYTES_MAX, category_of, check_stream_id
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
@@ -26,6 +26,7 @@ _CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _BEYOND: Final = 2**63  # versions and positions are a bigint
+_SCHEMA_ID_BEYOND: Final = 2**31  # schema ids are an integer
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
 Row: TypeAlias = Sequence[Any]  # the fields of a Record in their order; the position may be None
@@ -244,7 +245,9 @@ def parse_record(source: str, headers: Headers | None, value: bytes | None) -> R
         if not any(isinstance(header, str) for header in found.values()):
             raise UndecodableRecordError(f"a header is not what it should be: {error}") from error
         return parse_record(source, _as_bytes(found), value)
-    except (ValueError, TypeError, InvalidStreamIdError) as error:
+    except (ValueError, TypeError, OverflowError, InvalidStreamIdError) as error:
+        if value is None:
+            raise UndecodableRecordError("it has no value") from error
         raise UndecodableRecordError(f"a header or the value is not what it should be: {error}") from error
 
 
@@ -263,6 +266,8 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     recorded_at = datetime.fromisoformat(found["ce_time"].decode())
     if recorded_at.tzinfo is None:
         raise ValueError("ce_time has no time zone")
+    if not MINYEAR < recorded_at.year < MAXYEAR:
+        recorded_at.astimezone(UTC)  # may be out of range
     if (metadata := optional("ce_metadata")) is not None:
         metadata = metadata.decode()
         orjson.loads(metadata)
@@ -274,8 +279,12 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     event_type = _text("ce_type", found["ce_type"])
     if not event_type:
         raise KeyError("ce_type")
+    if len(found["ce_type"]) > EVENT_TYPE_BYTES_MAX:
+        raise ValueError(f"ce_type is longer than {EVENT_TYPE_BYTES_MAX} bytes")
     if len(value) < WIRE_HEADER.size or value[0] != 0:
         raise ValueError("the value is not in Confluent wire format")
+    if (schema_id := _WIRE_SCHEMA_ID(value)[1]) >= _SCHEMA_ID_BEYOND:
+        raise ValueError(f"{schema_id} is not a schema id")
     return Record(
         check_stream_id(found["ce_subject"].decode()),
         _positive(found["ce_streamversion"]),
@@ -287,7 +296,7 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
         _uuid(causation.decode()) if causation else None,
         traceparent,
         metadata,
-        _WIRE_SCHEMA_ID(value)[1],
+        schema_id,
         value[WIRE_HEADER.size :],
     )
 
