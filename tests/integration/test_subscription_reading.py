@@ -105,6 +105,20 @@ async def test_starts(
             await texts(Subscription("x", start=Start.like("nobody")), settings, 1)
 
 
+async def test_now_is_when_the_first_member_starts_also_where_there_is_no_topic_yet(
+    settings: Settings, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """It was when the first partition came: everything that was published until then was passed over."""
+    following = asyncio.create_task(texts(Subscription("now", start=Start.now(), categories=["Late"]), settings, 2))
+
+    async def is_remembered() -> bool:
+        return bool(await connection.fetchval(f"SELECT count(*) FROM {settings.store}.subscriptions"))
+
+    await until(is_remembered, "the start is decided")
+    await append(producer, "Late-1", "first", "second")
+    assert await following == ["first", "second"]
+
+
 async def test_a_loop_that_is_left_comes_again_at_the_event_it_was_left_at(
     settings: Settings, producer: Producer
 ) -> None:

@@ -18,7 +18,7 @@ from gatelog.reader.subscriptions.parked import parked_topic_of
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining, Place
 from gatelog.reader.subscriptions.standing import Standing, standings
-from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
+from gatelog.reader.subscriptions.starts import PACKAGE, Origin, Start, Starts
 from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
@@ -186,6 +186,7 @@ class Subscription:
             self._stop_timeout_s,
         )
         async with self._opened(settings) as (pool, codec):
+            await self._origin(settings, pool)  # "now" is before the group is joined, which may take seconds
             parker = Parker(settings, self.name, self._parked_events_max)
             engine = Engine(plan, codec, parker, self._beginnings(settings, pool))
             types = None if self._fallback is not None else tuple(self._handlers)
@@ -259,6 +260,7 @@ class Subscription:
     ) -> AsyncGenerator[tuple[list[RecordedEvent], Codec], None]:
         settings = settings or Settings.load()
         async with self._opened(settings) as (pool, codec):
+            await self._origin(settings, pool)
             iteration.begin_with(self._beginnings(settings, pool))
             async with (
                 Membership.joined(settings, self._joining(settings, names), codec, iteration) as member,
@@ -289,10 +291,12 @@ class Subscription:
             yield pool, codec
 
     def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
-        starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
-
         async def beginnings(places: Sequence[Place]) -> dict[Place, int]:
-            origin = await starts.origin(self.name, self._start, self._categories, group)
-            return await origin.offsets_of(settings, places)
+            return await (await self._origin(settings, pool)).offsets_of(settings, places)
 
         return beginnings
+
+    async def _origin(self, settings: Settings, pool: postgres.Pool) -> Origin:
+        """Return where the subscription began, which is decided now if it never ran."""
+        group = f"gatelog.{settings.store}.sub.{{}}"
+        return await Starts(settings, pool).origin(self.name, self._start, self._categories, group)
