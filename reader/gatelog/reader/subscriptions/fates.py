@@ -75,7 +75,7 @@ class Fates:
 
     @contextmanager
     def _beside_handlers(self, worker: Worker) -> Iterator[None]:
-        """What takes time here is not a handler's, and must not be cancelled for it: nobody would go on from there."""
+        """What takes time here is not a handler's and must not be cancelled for it: nobody would go on from there."""
         self.between.add(worker)
         try:
             yield
@@ -118,7 +118,7 @@ class Fates:
         return result, trace
 
     async def _after_cancelling(self, worker: Worker, event: KafkaEvent, result: object) -> object:
-        """Return what became of an event whose handler was cancelled, by us or by itself, and has ended in its own way.
+        """Return what became of an event whose handler was cancelled, by us or by itself, and ended in its own way.
 
         The task goes on with other events, and nothing of this must cling to it.
         """
