@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from support.stores import Store
 
 from gatelog.core.errors import InvalidInputError, SchemaError, StreamNotFoundError
@@ -190,6 +190,25 @@ async def test_a_state_that_json_would_change_is_not_kept(store: Store, snapshot
     for _ in range(2):
         assert (await store.reader.fold("Account-1", Lossy, snapshot_every=1)).seen == 3
     assert await snapshots.load(key("Account-1", Lossy)) is None
+
+
+async def test_a_state_with_more_than_its_fields_is_not_kept(store: Store, snapshots: Snapshots) -> None:
+    """Private attributes are not in JSON: a fold that went on from a snapshot would have begun without them."""
+
+    class Distinct(State):
+        count: int = 0
+        _seen: set[Decimal] = PrivateAttr(default_factory=set)
+
+        def apply(self, event: RecordedEvent) -> None:
+            if isinstance(event.data, Deposited) and event.data.amount not in self._seen:
+                self._seen.add(event.data.amount)
+                self.count += 1
+
+    await deposit(store, 1, 2, 1)
+    for expected in (2, 3):
+        assert (await store.reader.fold("Account-1", Distinct, snapshot_every=1)).count == expected
+        await deposit(store, 2, 3)
+    assert await snapshots.load(key("Account-1", Distinct)) is None
 
 
 async def test_a_state_without_json_says_so(store: Store) -> None:

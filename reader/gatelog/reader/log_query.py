@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
 from gatelog.core.errors import InvalidInputError
-from gatelog.reader.where import Condition, Where, conditions
+from gatelog.reader.where import Condition, Where, conditions, is_utf8
 from gatelog.schemas.event import Event, check_event_type
 
 NAMES_MAX: Final = 200  # categories, or types, of one query
@@ -73,18 +73,14 @@ def log_query(
         InvalidInputError: one of them cannot be.
         SchemaError: a type is not a legal name.
     """
-    for name, when in (("since", since), ("until", until)):
-        if when is not None and when.tzinfo is None:
-            raise InvalidInputError(
-                f"{name}={when!r} has no time zone; events are recorded at a moment of the world."
-            )
+    since, until = _moment("since", since), _moment("until", until)
     if correlation_id is not None and not isinstance(correlation_id, UUID):
         raise InvalidInputError(f"correlation_id={correlation_id!r} is no UUID.")
-    if after is not None and not 0 <= after <= POSITION_MAX:
+    if after is not None and not (isinstance(after, int) and 0 <= after <= POSITION_MAX):
         raise InvalidInputError(f"after={after} is no position.")
     return LogQuery(
         _names("categories", categories),
-        _names("types", None if types is None else [check_event_type(_type_of(each)) for each in types]),
+        _names("types", types if types is None or isinstance(types, str) else map(_type_of, types)),
         correlation_id,
         since,
         until,
@@ -94,16 +90,34 @@ def log_query(
     )
 
 
+def _moment(name: str, when: datetime | None) -> datetime | None:
+    if when is None:
+        return None
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise InvalidInputError(f"{name}={when!r} has no time zone; events are recorded at a moment of the world.")
+    try:
+        return when.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInputError(f"{name}={when!r} is no time in UTC: {error}.") from error
+
+
 def _type_of(given: type[Event] | str) -> str:
-    return given if isinstance(given, str) else given.event_type
+    if isinstance(given, str):
+        return check_event_type(given)
+    if isinstance(given, type) and issubclass(given, Event):
+        return given.event_type
+    raise InvalidInputError(f"types: {given!r} is neither an event type nor its model.")
 
 
 def _names(what: str, given: Iterable[str] | None) -> tuple[str, ...] | None:
     if given is None:
         return None
-    found = tuple(sorted(set(given)))
+    names = list(given)
+    if isinstance(given, str) or not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"A query of {what} takes several names, not {given!r}.")
+    found = tuple(sorted(set(names)))
     if len(found) > NAMES_MAX:
         raise InvalidInputError(f"A query of {len(found)} {what}; {NAMES_MAX} are allowed.")
-    if any("\0" in name for name in found):
-        raise InvalidInputError(f"A query of {what} with a NUL character.")
+    if any("\0" in name or not is_utf8(name) for name in found):
+        raise InvalidInputError(f"A query of {what} with a NUL character, or with half a surrogate pair.")
     return found

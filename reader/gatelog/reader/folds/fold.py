@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -120,13 +120,19 @@ async def _from_snapshot(
     return found
 
 
+def _private(state: State) -> dict[str, Any]:
+    """Private attributes, which JSON leaves out: ``apply`` may keep something there."""
+    return {name: value for name, value in (state.__pydantic_private__ or {}).items() if name != "_stream_version"}
+
+
 async def _keep(snapshots: Snapshots, key: SnapshotKey, found: _Folded[StateT], *, replace: bool) -> None:
     if found.last is None or found.recorded_at is None:
         return
     state = found.state
     try:
         text = state.model_dump_json(by_alias=True)
-        survives = type(state).model_validate_json(text).__dict__ == state.__dict__
+        back = type(state).model_validate_json(text)
+        survives = back.__dict__ == state.__dict__ and _private(back) == _private(state)
     except ValueError as error:  # pydantic's errors are
         _log.warning("snapshot.not_json", stream=key.stream, state=key.state_type, error=str(error))
         return
