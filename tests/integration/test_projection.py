@@ -265,3 +265,20 @@ async def test_following_in_total_order_from_a_position(
     assert found == expected[:26]
     with pytest.raises(InvalidInputError, match="positions begin"):
         await anext(follow(after=-1, settings=settings))
+
+
+async def test_a_schema_with_tables_of_others_is_refused(settings: Settings, rows: Connection) -> None:
+    """A rebuild would have renamed it, tables and all, and a drop removed them: those of the store, for example."""
+
+    async def tables(connection: Connection) -> None:
+        await connection.execute("CREATE TABLE IF NOT EXISTS spent (cents bigint)")
+
+    wrong = Projection("totals", schema=settings.store)
+    wrong.set_up(tables)
+    with pytest.raises(InvalidInputError, match="one of its own"):
+        await wrong.prepare(settings)
+    right = Projection("totals", schema=f"{settings.store}_own")
+    right.set_up(tables)
+    for _ in range(2):
+        await right.prepare(settings)
+    assert await rows.fetchval("SELECT to_regclass($1)::text", f"{settings.store}_own.spent") is not None

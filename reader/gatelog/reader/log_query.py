@@ -10,8 +10,9 @@ from uuid import UUID
 import orjson
 
 from gatelog.core.errors import InvalidInputError
-from gatelog.reader.where import Condition, Where, conditions, is_utf8
-from gatelog.schemas.event import Event, check_event_type
+from gatelog.reader.names import category_names, type_names
+from gatelog.reader.where import Condition, Where, conditions
+from gatelog.schemas.event import Event
 
 NAMES_MAX: Final = 200  # categories, or types, of one query
 POSITION_MAX: Final = 2**63 - 1
@@ -79,8 +80,8 @@ def log_query(
     if after is not None and not (isinstance(after, int) and 0 <= after <= POSITION_MAX):
         raise InvalidInputError(f"after={after} is no position.")
     return LogQuery(
-        _names("categories", categories),
-        _names("types", types if types is None or isinstance(types, str) else map(_type_of, types)),
+        _distinct("categories", None if categories is None else category_names(categories)),
+        _distinct("types", None if types is None else type_names(types)),
         correlation_id,
         since,
         until,
@@ -101,23 +102,10 @@ def _moment(name: str, when: datetime | None) -> datetime | None:
         raise InvalidInputError(f"{name}={when!r} is no time in UTC: {error}.") from error
 
 
-def _type_of(given: type[Event] | str) -> str:
-    if isinstance(given, str):
-        return check_event_type(given)
-    if isinstance(given, type) and issubclass(given, Event):
-        return given.event_type
-    raise InvalidInputError(f"types: {given!r} is neither an event type nor its model.")
-
-
-def _names(what: str, given: Iterable[str] | None) -> tuple[str, ...] | None:
-    if given is None:
+def _distinct(what: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:
         return None
-    names = list(given)
-    if isinstance(given, str) or not all(isinstance(name, str) for name in names):
-        raise InvalidInputError(f"A query of {what} takes several names, not {given!r}.")
     found = tuple(sorted(set(names)))
     if len(found) > NAMES_MAX:
         raise InvalidInputError(f"A query of {len(found)} {what}; {NAMES_MAX} are allowed.")
-    if any("\0" in name or not is_utf8(name) for name in found):
-        raise InvalidInputError(f"A query of {what} with a NUL character, or with half a surrogate pair.")
     return found

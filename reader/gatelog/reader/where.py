@@ -151,7 +151,7 @@ def _number(path: Path, value: float | Decimal) -> Decimal:
 def _sought(path: Path, text: str, *, has_nul: bool = False) -> str:
     if has_nul or "\0" in text:
         raise InvalidInputError(f"{'.'.join(path)}: a NUL character cannot be looked for.")
-    if not is_utf8(text):
+    if not _is_utf8(text):
         raise InvalidInputError(f"{'.'.join(path)}: half a surrogate pair cannot be looked for.")
     return text
 
@@ -175,8 +175,8 @@ def _plain(value: object) -> str:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def is_utf8(text: str) -> bool:
-    """Say whether a text can be sent: half a surrogate pair cannot."""
+def _is_utf8(text: str) -> bool:
+    """Half a surrogate pair cannot be sent."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -185,7 +185,7 @@ def is_utf8(text: str) -> bool:
 
 
 def _checked(path: Path) -> Path:
-    if not path or not all(isinstance(part, str) and part and "\0" not in part and is_utf8(part) for part in path):
+    if not path or not all(isinstance(part, str) and part and "\0" not in part and _is_utf8(part) for part in path):
         raise InvalidInputError(f"A field's path is one or more names, not {path!r}.")
     if len(path) > PATH_DEPTH_MAX:
         raise InvalidInputError(f"A field's path has {len(path)} names; {PATH_DEPTH_MAX} are allowed.")

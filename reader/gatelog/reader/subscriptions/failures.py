@@ -73,6 +73,8 @@ class Failures:
     def __post_init__(self) -> None:
         if self.attempts_max < 1:
             raise InvalidInputError(f"Failures: attempts_max is {self.attempts_max}; at least 1.")
+        if self.then not in {"park", "stop", "skip"}:
+            raise InvalidInputError(f"Failures: then is {self.then!r}; it is 'park', 'stop' or 'skip'.")
         if not 0 <= self.first_delay_s <= self.delay_max_s <= DELAY_MAX_S:
             raise InvalidInputError(
                 f"Failures: first_delay_s {self.first_delay_s:g}, delay_max_s {self.delay_max_s:g}: they must rise, "

@@ -132,7 +132,7 @@ def _lag(
     records = sum(bounds[place][1] - offset for place, offset in behind.items())
     if not first:  # markers only
         return 0, 0.0, 0
-    head = max(heads[place] for place in offsets if place in heads)
+    head = max([heads[place] for place in offsets if place in heads] + [record.position for record in first])
     oldest = min(record.recorded_at for record in first)
     return (
         head - min(record.position for record in first) + 1,

@@ -12,6 +12,7 @@ from gatelog.core import kafka, postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.reader.log_query import POSITION_MAX
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe, committed
 
@@ -54,8 +55,8 @@ class Start:
         Raises:
             InvalidInputError: the position is negative.
         """
-        if position < 0:
-            raise InvalidInputError(f"Start after position {position}: positions begin at 1.")
+        if not (isinstance(position, int) and 0 <= position <= POSITION_MAX):
+            raise InvalidInputError(f"Start after position {position!r}: positions are whole numbers from 1 on.")
         return cls(StartKind.POSITION, position=position)
 
     @classmethod
