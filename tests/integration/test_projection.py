@@ -94,6 +94,24 @@ async def test_an_event_that_fails_is_named_and_everything_before_it_is_kept(
     assert await positions(rows, f"{settings.store}_f") == list(range(1, 51))
 
 
+async def test_a_function_that_meets_a_cancellation_has_failed(
+    settings: Settings, producer: Producer, pipeline: None, rows: Connection
+) -> None:
+    """It ended `run` without a word, as if the projection had been stopped."""
+    projection = Projection("cancelled", categories=["Note"])
+
+    @projection.batch
+    async def meet(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        raise asyncio.CancelledError  # of a task that it waited for
+
+    await projection.prepare(settings)
+    await fill(producer, 3, ["Note"])
+    async with asyncio.timeout(60):
+        with pytest.raises(ProjectionFailedError) as raised:
+            await projection.run(asyncio.Event(), settings)
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 async def test_members_share_the_work_or_stand_by(
     settings: Settings, producer: Producer, pipeline: None, rows: Connection, order: Literal["partition", "total"]

@@ -15,6 +15,7 @@ from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, Postgr
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
+from gatelog.reader.subscriptions.applying import is_cancelled
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, kafka_offsets
 from gatelog.schemas.codec import Codec
@@ -180,7 +181,9 @@ class _Session:
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
             records = list(await self._function(event))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             raise ProjectionFailedError(
                 self._name, event.stream, event.version, event.position, event.type
             ) from error
