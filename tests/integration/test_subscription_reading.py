@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -98,6 +98,11 @@ async def test_starts(
     assert await texts(Subscription("all"), settings, 23) == everything
     assert await texts(Subscription("after", start=Start.after(12)), settings, 11) == everything[12:]
     assert await texts(Subscription("time", start=Start.at_time(between)), settings, 3) == everything[20:]
+    before = datetime(1970, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1)  # -1 ms: to Kafka the end
+    assert await texts(Subscription("before", start=Start.at_time(before)), settings, 23) == everything
+    last = await connection.fetchval(f"SELECT max(recorded_at) FROM {settings.store}.pending_events")
+    (found,) = await texts(Subscription("within a millisecond", start=Start.at_time(last)), settings, 1)
+    assert found in everything[20:], "Kafka's times are cut, not rounded"
     await append(producer, "Note-7", "23")
     assert await texts(Subscription("like", start=Start.like("after")), settings, 1) == ["23"]
     async with asyncio.timeout(60):

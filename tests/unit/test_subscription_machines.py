@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -206,6 +207,9 @@ def test_starts_and_failures_are_checked() -> None:
     for position in (-1, 2**63, "5"):
         with pytest.raises(InvalidInputError, match="positions"):
             Start.after(position)  # type: ignore[arg-type] # on purpose
+    for at in (datetime(2026, 1, 1), "2026-01-01"):  # noqa: DTZ001 - on purpose
+        with pytest.raises(InvalidInputError, match="time zone"):
+            Start.at_time(at)  # type: ignore[arg-type] # on purpose
     with pytest.raises(InvalidInputError, match="then is 'prk'"):
         Failures(then="prk")  # type: ignore[arg-type] # on purpose
     with pytest.raises(InvalidInputError, match="after_s"):

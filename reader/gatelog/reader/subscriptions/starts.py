@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
@@ -17,6 +17,8 @@ from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe, committed
 
 PACKAGE: Final = "gatelog.reader.subscriptions"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # Kafka's records have no earlier time; -1 means the end to it
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)  # to Postgres the last moment of that year is infinity
 
 
 class StartKind(Enum):
@@ -66,9 +68,9 @@ class Start:
         Raises:
             InvalidInputError: the time has no time zone.
         """
-        if at.tzinfo is None:
-            raise InvalidInputError(f"Start at {at}: a time needs a time zone.")
-        return cls(StartKind.TIME, at=at)
+        if not isinstance(at, datetime) or at.tzinfo is None:
+            raise InvalidInputError(f"Start at {at!r}: it takes a time with a time zone.")
+        return cls(StartKind.TIME, at=min(max(at, _EPOCH), _LATEST))
 
     @classmethod
     def like(cls, subscription: str) -> "Start":
@@ -98,7 +100,7 @@ class Origin:
     def _look(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
         with Probe(settings) as probe:
             if self.at is not None:
-                return probe.at_time(places, round(self.at.timestamp() * 1000))
+                return probe.at_time(places, (self.at - _EPOCH) // timedelta(milliseconds=1))
             return probe.after_position(places, self.position)
 
 
