@@ -20,7 +20,10 @@ from gatelog.reader import Subscription
 
 RESTART_DELAY_S: Final = 1.0
 POLL_S: Final = 0.1
+PARENT_CHECK_INTERVAL_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 30.0  # of workers; then they are killed, and what was not committed comes again
+
+_PARENT: Final = "GATELOG_CONSUME_PARENT"  # in a worker's environment: the process that started it
 
 _log = logs.logger("consume")
 
@@ -61,7 +64,21 @@ class _Consumer:
         self._concurrency = concurrency
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._subscription.run(stop, self._settings, concurrency=self._concurrency)
+        watching = asyncio.create_task(_end_with_parent(stop))
+        try:
+            await self._subscription.run(stop, self._settings, concurrency=self._concurrency)
+        finally:
+            watching.cancel()
+
+
+async def _end_with_parent(stop: asyncio.Event) -> None:
+    """Stop a worker whose parent was killed: the next one starts workers of its own."""
+    parent = os.environ.pop(_PARENT, None)  # not for what the program starts
+    while parent is not None and not stop.is_set():
+        if os.getppid() != int(parent):
+            _log.error("worker.parent_gone", parent=int(parent))
+            stop.set()
+        await services.wait_any(PARENT_CHECK_INTERVAL_S, stop)
 
 
 def _command(
@@ -103,7 +120,8 @@ def _supervise(command: list[str], count: int) -> int:
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start a worker in a process group of its own, so that Ctrl-C reaches it once, from us."""
-    worker = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - ourselves
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    worker = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - ourselves
     _log.info("worker.started", pid=worker.pid)
     return worker
 
