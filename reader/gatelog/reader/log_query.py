@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 
 from gatelog.core.errors import InvalidInputError
-from gatelog.reader.names import category_names, type_names
-from gatelog.reader.where import Condition, Where, conditions
+from gatelog.reader.names import several, type_names
+from gatelog.reader.where import Condition, Where, conditions, is_sendable
 from gatelog.schemas.event import Event
 
 NAMES_MAX: Final = 200  # categories, or types, of one query
@@ -80,7 +80,7 @@ def log_query(
     if after is not None and not (isinstance(after, int) and 0 <= after <= POSITION_MAX):
         raise InvalidInputError(f"after={after} is no position.")
     return LogQuery(
-        _distinct("categories", None if categories is None else category_names(categories)),
+        _distinct("categories", None if categories is None else _texts(categories)),
         _distinct("types", None if types is None else type_names(types)),
         correlation_id,
         since,
@@ -100,6 +100,14 @@ def _moment(name: str, when: datetime | None) -> datetime | None:
         return when.astimezone(UTC)
     except OverflowError as error:
         raise InvalidInputError(f"{name}={when!r} is no time in UTC: {error}.") from error
+
+
+def _texts(categories: Iterable[str]) -> tuple[str, ...]:
+    """What no stream's category can be is not found, and no error; what Postgres does not take is one."""
+    names = several("categories", categories)
+    if not all(isinstance(name, str) and is_sendable(name) for name in names):
+        raise InvalidInputError(f"categories: {names!r} are not all texts, or hold a NUL or half a surrogate pair.")
+    return names
 
 
 def _distinct(what: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ def category_names(given: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidInputError: one text instead of several, whose letters would be taken; or no legal category.
     """
-    names = _several("categories", given)
+    names = several("categories", given)
     for name in names:
         try:
             legal = isinstance(name, str) and "-" not in name and bool(check_stream_id(f"{name}-x"))
@@ -32,10 +32,15 @@ def type_names(given: Iterable[type[Event] | str]) -> tuple[str, ...]:
         InvalidInputError: one text instead of several; or neither a type's name nor its model.
         SchemaError: a name is not legal.
     """
-    return tuple(map(_type_of, _several("types", given)))
+    return tuple(map(_type_of, several("types", given)))
 
 
-def _several(what: str, given: Iterable[object]) -> tuple[Any, ...]:
+def several(what: str, given: Iterable[object]) -> tuple[Any, ...]:
+    """Return what was given, unless it is one text, whose letters would be taken.
+
+    Raises:
+        InvalidInputError: it is.
+    """
     if isinstance(given, (str, bytes, type)):
         raise InvalidInputError(f"{what}: give several, [{given!r}], not one alone.")
     return tuple(given)

@@ -149,10 +149,8 @@ def _number(path: Path, value: float | Decimal) -> Decimal:
 
 
 def _sought(path: Path, text: str, *, has_nul: bool = False) -> str:
-    if has_nul or "\0" in text:
-        raise InvalidInputError(f"{'.'.join(path)}: a NUL character cannot be looked for.")
-    if not _is_utf8(text):
-        raise InvalidInputError(f"{'.'.join(path)}: half a surrogate pair cannot be looked for.")
+    if has_nul or not is_sendable(text):
+        raise InvalidInputError(f"{'.'.join(path)}: a NUL or half a surrogate pair cannot be looked for.")
     return text
 
 
@@ -175,17 +173,16 @@ def _plain(value: object) -> str:
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
-def _is_utf8(text: str) -> bool:
-    """Half a surrogate pair cannot be sent."""
+def is_sendable(text: str) -> bool:
+    """Say whether Postgres takes a text: no NUL, no half of a surrogate pair."""
     try:
-        text.encode()
+        return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _checked(path: Path) -> Path:
-    if not path or not all(isinstance(part, str) and part and "\0" not in part and _is_utf8(part) for part in path):
+    if not path or not all(isinstance(part, str) and part and is_sendable(part) for part in path):
         raise InvalidInputError(f"A field's path is one or more names, not {path!r}.")
     if len(path) > PATH_DEPTH_MAX:
         raise InvalidInputError(f"A field's path has {len(path)} names; {PATH_DEPTH_MAX} are allowed.")
