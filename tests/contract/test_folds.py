@@ -211,6 +211,29 @@ async def test_a_state_with_more_than_its_fields_is_not_kept(store: Store, snaps
     assert await snapshots.load(key("Account-1", Distinct)) is None
 
 
+async def test_scripts_do_not_share_snapshots(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scripts, each with a class of this name and these fields; every script is the module __main__."""
+
+    def of_script(file: str, wanted: type[Event]) -> type[State]:
+        class Count(State):
+            count: int = 0
+
+            def apply(self, event: RecordedEvent) -> None:
+                self.count += isinstance(event.data, wanted)
+
+        Count.__module__ = "__main__"
+        monkeypatch.setattr("__main__.__spec__", None, raising=False)
+        monkeypatch.setattr("__main__.__file__", file, raising=False)
+        return Count
+
+    await deposit(store, 1, 2)
+    for file, wanted, expected in (("/a.py", Deposited, 2), ("/b.py", Renamed, 0), ("/a.py", Deposited, 2)):
+        state = await store.reader.fold("Account-1", of_script(file, wanted), snapshot_every=1)
+        assert state.model_dump() == {"count": expected}
+    with pytest.raises(InvalidInputError, match="snapshot_every"):
+        await store.reader.fold("Account-1", Account, snapshot_every=-1)
+
+
 async def test_a_state_without_json_says_so(store: Store) -> None:
     class Odd(State, arbitrary_types_allowed=True):
         what: object = Field(default_factory=lambda: print)

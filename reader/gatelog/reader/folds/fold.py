@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from gatelog.core import logs
 from gatelog.core.errors import InvalidInputError
 from gatelog.reader.folds.snapshots import BYTES_MAX, Snapshot, SnapshotKey, Snapshots
-from gatelog.reader.folds.state import State, fingerprint
+from gatelog.reader.folds.state import State, fingerprint, name_of
 from gatelog.schemas.envelope import RecordedEvent
 
 StateT = TypeVar("StateT", bound=State)
@@ -63,9 +63,11 @@ async def fold(
     """Return the state of a stream now, or as of a version or a time; see ``Reader.fold``."""
     if version is not None and version < 1:
         raise InvalidInputError(f"Fold of {stream!r} as of version {version}; the first version is 1.")
+    if snapshot_every < 0:
+        raise InvalidInputError(f"Fold of {stream!r}: snapshot_every is {snapshot_every}; 0 is never.")
     if at is not None and at.tzinfo is None:
         raise InvalidInputError(f"Fold of {stream!r}: at={at!r} has no time zone.")
-    key = SnapshotKey(stream, f"{state.__module__}.{state.__qualname__}", "")
+    key = SnapshotKey(stream, name_of(state), "")
     found: _Folded[StateT] | None = None
     kept: Snapshot | None = None
     if snapshot_every:
