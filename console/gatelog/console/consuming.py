@@ -44,7 +44,7 @@ def consume(
 ) -> None:
     """Run subscriptions until SIGTERM or Ctrl-C; then finish the handlers that run, commit, and leave the groups.
 
-    Projections (prepared before) and transforms too. Several run side by side; when one fails, all end.
+    Projections (prepared before) and transforms too. Several run side by side; when one ends or fails, all do.
 
       gatelog consume billing:app
       gatelog consume shop/billing.py:app --concurrency 200 --workers 2
