@@ -93,7 +93,7 @@ class TransactionEndedError(GatelogError):
         """``projection``: its name."""
         self.projection = projection
         super().__init__(
-            f"The function of projection {projection!r} has ended the transaction that it was given: what it "
-            "wrote is stored without the checkpoint and will come again. It must neither COMMIT nor ROLLBACK. Correct "
-            "it, and rebuild the read model: `gatelog projection rebuild`."
+            f"The function of projection {projection!r} has ended the transaction that it was given: what it wrote "
+            "is stored without the checkpoint, and will come again. It must neither COMMIT nor ROLLBACK. Correct it, "
+            "and rebuild the read model: `gatelog projection rebuild`."
         )
