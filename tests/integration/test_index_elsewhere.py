@@ -17,11 +17,9 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     IndexPlaceError,
-    RebuildRefusedError,
     ReconcileRefusedError,
 )
 from gatelog.core.settings import Settings
-from gatelog.indexer.rebuild import rebuild
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.reconcile import reconciliation
@@ -208,8 +206,6 @@ async def test_what_does_not_work_apart_says_so(apart: Settings) -> None:
     with pytest.raises(ReconcileRefusedError, match="index is in other databases"):
         async with reconciliation(apart):
             pass
-    with pytest.raises(RebuildRefusedError, match="index is in other databases"):
-        await rebuild(apart, lambda _stage, _done, _total: None)
 
 
 async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, spare_dsns: list[str]) -> None:
