@@ -17,12 +17,10 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     IndexPlaceError,
-    ReconcileRefusedError,
 )
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
 from gatelog.producer.outbox import OutboxKeeper
-from gatelog.producer.reconcile import reconciliation
 from gatelog.reader import Reader
 
 
@@ -200,12 +198,6 @@ async def test_wrong_places_are_named_and_nothing_is_changed(apart: Settings) ->
     with pytest.raises(IndexPlaceError, match="made of 1 shards, but index_dsns names 2"):
         await initialise(apart.model_copy(update={"index_dsns": apart.index_dsns * 2}))
     assert await initialise(apart) == []
-
-
-async def test_what_does_not_work_apart_says_so(apart: Settings) -> None:
-    with pytest.raises(ReconcileRefusedError, match="index is in other databases"):
-        async with reconciliation(apart):
-            pass
 
 
 async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, spare_dsns: list[str]) -> None:
