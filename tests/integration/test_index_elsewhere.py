@@ -17,6 +17,7 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     IndexPlaceError,
+    StoreNotInitialisedError,
 )
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
@@ -207,13 +208,23 @@ async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, sp
                 await attempt
 
 
-async def test_a_database_of_another_store_is_named(apart: Settings) -> None:
+async def test_a_database_of_another_store_is_named(apart: Settings, spare_dsns: list[str]) -> None:
     """As when a store was dropped and made anew: what its index held is not this store's."""
     async with connected(apart.dsn) as gate:
         await gate.execute(f"DROP SCHEMA {apart.store} CASCADE")
-    for attempt in (initialise(apart), _connect(apart)):
-        with pytest.raises(IndexPlaceError, match="belongs to another store"):
-            await attempt
+    with pytest.raises(IndexPlaceError, match="number 0 belongs to another store of this name"):
+        await initialise(apart)
+    with pytest.raises(StoreNotInitialisedError):
+        await _connect(apart)
+    async with sharded(apart, spare_dsns[1:]) as anew:
+        with pytest.raises(IndexPlaceError, match="do not hold the index of one store"):
+            await initialise(anew, adopt_index=True)
+        await initialise(anew)
+        with pytest.raises(IndexPlaceError, match="nothing to adopt: the gate's database is not new"):
+            await initialise(apart, adopt_index=True)
+        for attempt in (initialise(apart), _connect(apart)):
+            with pytest.raises(IndexPlaceError, match="belongs to another store"):
+                await attempt
 
 
 async def _connect(settings: Settings) -> None:
