@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,16 @@ from support import members
 from support.members import NAME, handled
 from support.models import Noted
 from support.processes import environment, gatelog
-from support.running import running
 from support.waiting import until
 
 from gatelog.console.programs import imported
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
 from gatelog.reader import Subscription
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+
+pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 
 FAILS_FIRST = """
 from pathlib import Path
@@ -40,17 +39,6 @@ async def note(event):
     with Path("seen").open("a") as seen:
         seen.write(f"{event.version} {text}\\n")
 """
-
-
-@pytest.fixture
-async def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"subscription_protocol": "classic"})
-
-
-@pytest.fixture(autouse=True)
-async def relay(settings: Settings) -> AsyncIterator[None]:
-    async with running(Relay(settings)):
-        yield
 
 
 async def test_parked_events_by_the_command_line(settings: Settings, producer: Producer, tmp_path: Path) -> None:
@@ -146,6 +134,9 @@ def test_what_cannot_be_consumed_is_named(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shop.py").write_text(FAILS_FIRST)
+    (tmp_path / "broken.py").write_text("import no_such_thing\n")
+    done = gatelog(["consume", "shop:app", "shop:app"], environment(settings), tmp_path)
+    assert (done.returncode, "named twice" in done.stderr) == (2, True)
     done = gatelog(["consume", "shop:missing"], environment(settings), tmp_path)
     assert done.returncode == 2
     assert "nothing of that name" in done.stderr
@@ -154,6 +145,7 @@ def test_what_cannot_be_consumed_is_named(
     for target, message in (
         ("shop", "say MODULE:NAME"),
         ("nowhere:app", "there is no module 'nowhere'"),
+        ("broken.py:app", "No module named 'no_such_thing'.*broken.py, line 1"),
         ("shop.py:not_a_subscription", "a int, not a Subscription"),
     ):
         with pytest.raises(InvalidInputError, match=message):

@@ -73,6 +73,59 @@ async def test_a_projection_is_prepared_run_rebuilt_and_listed(
     assert (await asyncio.to_thread(run, "run", "program.py:nothing")).returncode == 2
 
 
+BOTH = """
+from gatelog.reader import Projection, Subscription
+
+counts = Projection("both", schema="{schema}")
+app = Subscription("beside")
+
+
+@counts.set_up
+async def tables(connection):
+    await connection.execute("CREATE TABLE counted (position bigint)")
+
+
+@counts.batch
+async def count(connection, events):
+    await connection.executemany("INSERT INTO counted VALUES ($1)", [(event.position,) for event in events])
+
+
+@app.on("Counted")
+async def note(event):
+    with open("noted", "a") as noted:
+        noted.write(f"{event.position}\\n")
+"""
+
+
+async def test_consume_runs_subscriptions_and_projections_side_by_side(
+    settings: Settings, producer: Producer, pipeline: None, rows: Connection, tmp_path: Path
+) -> None:
+    schema = f"{settings.store}_both"
+    (tmp_path / "both.py").write_text(BOTH.replace("{schema}", schema))
+    own, targets = environment(settings), ("both:app", "both.py:counts")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return gatelog(list(arguments), own, tmp_path)
+
+    refused = await asyncio.to_thread(run, "consume", "both:counts", "--concurrency", "3")
+    assert (refused.returncode, "--concurrency" in refused.stderr) == (2, True)
+    early = await asyncio.to_thread(run, "consume", *targets)
+    assert (early.returncode, "gatelog projection prepare" in early.stderr) == (4, True), "one that fails ends all"
+    assert (await asyncio.to_thread(run, "projection", "prepare", "both:counts")).returncode == 0
+    for number in range(20):
+        await producer.append(f"Count-{number}", [Counted(number=number)], expected_version=ANY)
+    with background(["consume", *targets, "--workers", "2"], own, tmp_path / "log") as working:
+
+        async def is_all_there() -> bool:
+            counted = await rows.fetchval(f'SELECT count(DISTINCT position) FROM "{schema}".counted')
+            noted = (tmp_path / "noted").read_text().split() if (tmp_path / "noted").exists() else []
+            return bool(counted == 20 == len(set(noted)))
+
+        await until(is_all_there, "both have all")
+        await asyncio.to_thread(working.stop)
+        assert working.process.returncode == 0
+
+
 async def test_the_example_adds_up(settings: Settings, pipeline: None) -> None:
     done = await asyncio.to_thread(
         subprocess.run,

@@ -135,7 +135,7 @@ def test_files_and_models_are_compared_with_a_ref(shop: Path, env: dict[str, str
 def test_a_module_that_does_not_load_is_one_clear_error(shop: Path, env: dict[str, str]) -> None:
     write(shop / "src" / "shop" / "events.py", "import no_such_module\n")
     refused = gatelog(["schema", "check", "--against", "main"], env, shop)
-    assert (refused.returncode, "No module named 'no_such_module'" in refused.stderr) == (11, True)
+    assert (refused.returncode, "No module named 'no_such_module'" in refused.stderr) == (2, True)
     commit(shop)
     write(shop / "src" / "shop" / "events.py", MODELS)
     refused = gatelog(["schema", "check", "--against", "main"], env, shop)

@@ -12,26 +12,28 @@ from support import members
 from support.members import NAME, handled, judge_order
 from support.models import Noted
 from support.processes import Background
+from support.retention import forget, indexed
 from support.running import running
 from support.waiting import until
 
 from gatelog.core import kafka
+from gatelog.core.domain import topic_of
+from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
+from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
 from gatelog.producer.relay import Relay
+from gatelog.reader import Reader
+from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe, committed
 
+pytestmark = pytest.mark.classic
+
 STREAMS = 12
 
 Connection = asyncpg.Connection  # generic in the type stubs only
-
-
-@pytest.fixture
-async def settings(settings: Settings) -> Settings:
-    """Of the classic protocol: under KIP-848 brokers take 45 s to miss a member."""
-    return settings.model_copy(update={"subscription_protocol": "classic"})
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +155,49 @@ async def test_members_that_are_killed_lose_nothing_and_park_once(
     assert len(await asyncio.to_thread(parked)) == len(poisoned), "once each"
 
 
+async def test_members_that_are_killed_in_the_history_go_on_where_they_were(
+    settings: Settings,
+    producer: Producer,
+    connection: "Connection[asyncpg.Record]",
+    tmp_path: Path,
+    started: list[Background],
+    chance: random.Random,
+    long: bool,
+) -> None:
+    """Kafka has forgotten all; the members share what the index has, and what they committed does not come again."""
+    rounds, versions = (20, 600) if long else (2, 60)
+    async with running(Indexer(settings)), Reader.connect(settings) as reader:
+        await append(producer, versions)
+        await indexed(reader, STREAMS * versions)
+        await forget(settings)
+        slow = "--concurrency", "1"  # or it would be over before the first commit
+        started += [members.start(settings, tmp_path, *slow) for _ in range(2)]
+        settled: list[tuple[dict[Place, int], int]] = []  # what was committed, and how many had been handled by then
+        for number in range(rounds):
+            await has_handled(connection, settings, STREAMS * versions * (number + 1) // (rounds + 2))
+
+            async def has_committed() -> bool:
+                return any((await asyncio.to_thread(positions, settings)).values())
+
+            await until(has_committed, "progress is committed")
+            committed_now = await asyncio.to_thread(positions, settings)
+            settled.append((committed_now, len(await handled(connection, settings))))
+            victim = chance.choice([each for each in started if each.process.poll() is None])
+            victim.kill()
+            started.append(members.start(settings, tmp_path, *slow))
+        await append(producer, 10)  # which are in Kafka
+        await has_handled(connection, settings, STREAMS * (versions + 10))
+        await indexed(reader, STREAMS * (versions + 10))
+        at = {(event.stream, event.version): event.position or 0 async for event in reader.all()}
+    rows = await handled(connection, settings)
+    judge_order(rows, STREAMS, versions + 10)
+    topic = topic_of(settings.store, "Note")
+    for positions_then, count in settled:
+        for stream, version, _ in rows[count:]:
+            place = topic, partition_of(stream, settings.topic_partitions)
+            assert at[stream, version] > positions_then.get(place, 0), "it was committed, and came again"
+
+
 async def test_a_frozen_member_that_wakes_up_changes_nothing(
     settings: Settings,
     producer: Producer,
@@ -189,11 +234,19 @@ async def test_a_frozen_member_that_wakes_up_changes_nothing(
     judge_order(await handled(connection, settings), STREAMS, 115)
 
 
-def offsets(settings: Settings) -> dict[Place, int]:
+def marks(settings: Settings) -> dict[Place, Mark]:
     with Probe(settings) as probe:
         places = probe.places(None)
     client = kafka.admin(settings.kafka_properties)
     return committed(client, settings.kafka_properties, f"gatelog.{settings.store}.sub.{NAME}", places)
+
+
+def offsets(settings: Settings) -> dict[Place, int]:
+    return {place: mark.offset for place, mark in marks(settings).items()}
+
+
+def positions(settings: Settings) -> dict[Place, int]:
+    return {place: mark.position or 0 for place, mark in marks(settings).items()}
 
 
 async def caught_up(settings: Settings) -> None:

@@ -4,12 +4,11 @@ import asyncio
 from typing import Literal
 
 import pytest
-from confluent_kafka import TopicPartition
 from support.projections import Connection, at_work, fill, has, keeping, positions, schema_of
+from support.retention import forget, indexed
 from support.running import running
 from support.waiting import until
 
-from gatelog.core import kafka
 from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
@@ -17,25 +16,6 @@ from gatelog.producer import Producer
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 from gatelog.reader.subscriptions import history
-from gatelog.reader.subscriptions.topics import Topics
-
-
-async def forget(settings: Settings) -> None:
-    """Do what retention does: remove every record that is in the topics now."""
-    topics = Topics(settings, None)
-    places = [(topic, p) for topic, count in (await topics.partitions()).items() for p in range(count)]
-    ends = await topics.ends(places)
-    admin = kafka.admin(settings.kafka_properties)
-    asked = admin.delete_records([TopicPartition(*place, end) for place, end in ends.items()])
-    for future in asked.values():
-        await asyncio.to_thread(future.result, 30)
-
-
-async def indexed(reader: Reader, position: int) -> None:
-    async def is_there() -> bool:
-        return await reader.frontier() >= position
-
-    await until(is_there, f"position {position} is indexed")
 
 
 @pytest.mark.parametrize("order", ["partition", "total"])

@@ -14,17 +14,13 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Failures, Reader, Subscription
 from gatelog.schemas import Event, NewEvent, RecordedEvent
 
+pytestmark = pytest.mark.classic
+
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 class Paid(Event):
     amount: int
-
-
-@pytest.fixture
-async def settings(settings: Settings) -> Settings:
-    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
-    return settings.model_copy(update={"subscription_protocol": "classic"})
 
 
 async def handle(subscription: Subscription, settings: Settings, until_set: asyncio.Event) -> None:

@@ -2,40 +2,23 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
 
 import pytest
 from support.models import Noted
-from support.running import running
-from support.subscribing import consuming, holds
+from support.subscribing import append, consuming, holds
 from support.waiting import until
 
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
-from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
+from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
 
+pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
+
 QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
-
-
-@pytest.fixture
-async def settings(settings: Settings) -> Settings:
-    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
-    return settings.model_copy(update={"subscription_protocol": "classic"})
-
-
-@pytest.fixture(autouse=True)
-async def relay(settings: Settings) -> AsyncIterator[None]:
-    async with running(Relay(settings)):
-        yield
-
-
-async def append(producer: Producer, stream: str, *texts: str) -> None:
-    await producer.append(stream, [Noted(text=text) for text in texts], expected_version=ANY)
 
 
 def parked(settings: Settings, name: str) -> list[ParkedEvent]:

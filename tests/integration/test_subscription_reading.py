@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -11,19 +10,19 @@ import asyncpg
 import pytest
 from confluent_kafka import Producer as KafkaProducer
 from support.models import Noted
-from support.running import running
-from support.subscribing import consuming, holds
+from support.subscribing import append, consuming, holds, published
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import HistoryGoneError, InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
 from gatelog.reader import Start, Subscription
 from gatelog.reader.subscriptions.probing import Probe
 from gatelog.schemas import Event, RecordedEvent
 from gatelog.schemas.upcasting import Part, forget, upcast
+
+pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 
 
 class Moved(Event):
@@ -33,29 +32,6 @@ class Moved(Event):
 
 class Paid(Event):
     amount: int
-
-
-@pytest.fixture
-async def settings(settings: Settings) -> Settings:
-    """The classic protocol: under KIP-848 a group that was left a moment ago takes five seconds to join."""
-    return settings.model_copy(update={"subscription_protocol": "classic"})
-
-
-@pytest.fixture(autouse=True)
-async def relay(settings: Settings) -> AsyncIterator[None]:
-    async with running(Relay(settings)):
-        yield
-
-
-async def append(producer: Producer, stream: str, *texts: str) -> None:
-    await producer.append(stream, [Noted(text=text) for text in texts], expected_version=ANY)
-
-
-async def published(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings, position: int) -> None:
-    async def is_published() -> bool:
-        return bool(await connection.fetchval(f"SELECT position FROM {settings.store}.relay") >= position)
-
-    await until(is_published, f"position {position} is published")
 
 
 async def texts(subscription: Subscription, settings: Settings, count: int) -> list[str]:

@@ -65,7 +65,7 @@ class Values:
                 )
             sized = self._chance.random() < 0.3
             out += (number(-count) + number(len(items)) if sized else number(count)) + items
-        return out + number(0)
+        return out + self._chance.choice([number(0), b"\x80\0"])  # the shortest zero, or a longer one
 
     def _simple(self, schema: Json, kind: str) -> bytes:
         chance = self._chance

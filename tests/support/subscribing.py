@@ -1,14 +1,32 @@
-"""Short ways to run a subscription in the test's own process."""
+"""Short ways to run a subscription in the test's own process, and to give it something to do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import asyncpg
+
 from gatelog.core.settings import Settings
+from gatelog.producer import ANY, Producer
 from gatelog.reader import Subscription
+from support.models import Noted
 from support.waiting import until
 
 TIMEOUT_S = 60
+
+
+async def append(producer: Producer, stream: str, *texts: str) -> None:
+    """Append notes with these texts."""
+    await producer.append(stream, [Noted(text=text) for text in texts], expected_version=ANY)
+
+
+async def published(connection: "asyncpg.Connection[asyncpg.Record]", settings: Settings, position: int) -> None:
+    """Wait until the relay has reported a position."""
+
+    async def is_published() -> bool:
+        return bool(await connection.fetchval(f"SELECT position FROM {settings.store}.relay") >= position)
+
+    await until(is_published, f"position {position} is published")
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gatelog.core.domain import (
     STORE_CHARACTERS_MAX,
     category_of,
+    category_of_topic,
     check_store_name,
     check_stream_id,
     topic_of,
@@ -66,6 +67,7 @@ def test_every_text_is_legal_or_refused(text: str) -> None:
 def test_every_legal_category_is_a_legal_topic(category: str) -> None:
     check_stream_id(f"{category}-1")
     topic = topic_of("s" * STORE_CHARACTERS_MAX, category)
+    assert category_of_topic("s" * STORE_CHARACTERS_MAX, topic) == category
     assert KAFKA_TOPIC.fullmatch(topic)
     assert re.search(topic_pattern("s" * STORE_CHARACTERS_MAX), topic)
 

@@ -1,4 +1,4 @@
-"""``gatelog consume``: run a program's subscription, in one process or in several."""
+"""``gatelog consume``: run a program's subscriptions, projections and transforms, in one process or in several."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -15,62 +15,91 @@ from gatelog.console import options
 from gatelog.console.programs import imported
 from gatelog.console.running import JsonLogs, loop_factory
 from gatelog.core import logs, services
+from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
-from gatelog.reader import Subscription
+from gatelog.reader import Projection, Subscription, Transform
 
 RESTART_DELAY_S: Final = 1.0
 POLL_S: Final = 0.1
 STOP_TIMEOUT_S: Final = 30.0  # of workers; then they are killed, and what was not committed comes again
 
+Consumer: TypeAlias = Subscription | Projection | Transform
+KINDS: Final[tuple[type[Consumer], ...]] = (Subscription, Projection, Transform)
+
 _log = logs.logger("consume")
 
 
 def consume(
-    target: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="A Subscription, for example billing:app.")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="MODULE:NAME…", help="Subscriptions, Projections, Transforms: billing:app."),
+    ],
     concurrency: Annotated[int | None, typer.Option(min=1, help="Handlers at once, in each process.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; they share the partitions.")] = 1,
     store: options.Store = None,
     home: options.Home = None,
     json_logs: JsonLogs = False,
 ) -> None:
-    """Run a subscription until SIGTERM or Ctrl-C; then finish the handlers that run, commit, and leave the group.
+    """Run subscriptions until SIGTERM or Ctrl-C; then finish the handlers that run, commit, and leave the groups.
 
-    gatelog consume billing:app
-    gatelog consume shop/billing.py:app --concurrency 200 --workers 2
+    Projections (prepared before) and transforms too. Several run side by side; when one fails, all end.
+
+      gatelog consume billing:app
+      gatelog consume shop/billing.py:app --concurrency 200 --workers 2
+      gatelog consume billing:app totals:totals
     """
     logs.configure(json=json_logs or not sys.stderr.isatty())
-    subscription = imported(target, Subscription)
+    consumers = _consumers(targets, concurrency)
     settings = options.settings_of(store, home)
     if workers == 1:
+        running = [_Running(each, settings, concurrency) for each in consumers]
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(services.run_until_signal(_Consumer(subscription, settings, concurrency)))
+            runner.run(services.run_until_signal(*running))
         return
-    code = _supervise(_command(target, concurrency, store, home, json_logs), workers)
+    code = _supervise(_command(targets, concurrency, store, home, json_logs), workers)
     if code:
         raise typer.Exit(code)
 
 
-class _Consumer:
-    """A subscription as a service."""
+def _consumers(targets: list[str], concurrency: int | None) -> list[Consumer]:
+    """Return what is to run.
 
-    name = "subscription"
+    Raises:
+        InvalidInputError: it is not there, is none of the three, is named twice, or takes no ``concurrency``.
+    """
+    found = [imported(target, *KINDS) for target in targets]
+    names = [(type(each), each.name) for each in found]
+    for each in found:
+        if names.count((type(each), each.name)) > 1:
+            raise InvalidInputError(f"{type(each).__name__} {each.name!r} is named twice: --workers runs it twice.")
+    if concurrency is not None and not any(isinstance(each, Subscription) for each in found):
+        raise InvalidInputError("--concurrency is about the handlers of subscriptions, and there is none.")
+    return found
 
-    def __init__(self, subscription: Subscription, settings: Settings, concurrency: int | None) -> None:
-        self._subscription = subscription
+
+class _Running:
+    """A consumer as a service."""
+
+    def __init__(self, consumer: Consumer, settings: Settings, concurrency: int | None) -> None:
+        self.name = f"{type(consumer).__name__} {consumer.name}"
+        self._consumer = consumer
         self._settings = settings
         self._concurrency = concurrency
 
     async def run(self, stop: asyncio.Event) -> None:
-        await self._subscription.run(stop, self._settings, concurrency=self._concurrency)
+        if isinstance(self._consumer, Subscription):
+            await self._consumer.run(stop, self._settings, concurrency=self._concurrency)
+        else:
+            await self._consumer.run(stop, self._settings)
 
 
 def _command(
-    target: str, concurrency: int | None, store: str | None, home: Path | None, json_logs: bool
+    targets: list[str], concurrency: int | None, store: str | None, home: Path | None, json_logs: bool
 ) -> list[str]:
     given = {"--concurrency": concurrency, "--store": store, "--home": home}
     optional = [text for name, value in given.items() if value is not None for text in (name, str(value))]
     program = [sys.executable, "-c", "from gatelog.console.app import main; main()"]
-    return [*program, "consume", target, *optional, *(["--json-logs"] if json_logs else [])]
+    return [*program, "consume", *targets, *optional, *(["--json-logs"] if json_logs else [])]
 
 
 def _supervise(command: list[str], count: int) -> int:

@@ -11,12 +11,12 @@ import typer
 from pydantic import ValidationError
 
 from gatelog.console import options
-from gatelog.console.models import import_models
 from gatelog.console.output import print_json
 from gatelog.console.reading import print_event
 from gatelog.core import postgres
 from gatelog.core.domain import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, check_stream_id
 from gatelog.core.errors import InvalidEventError, InvalidInputError, SchemaError
+from gatelog.core.programs import import_module
 from gatelog.core.settings import Settings
 from gatelog.producer import Appended, Producer
 from gatelog.reader import Reader
@@ -88,7 +88,7 @@ async def _model(settings: Settings, event_type: str, schema: Path | None, model
 
 
 def _imported(module: str, event_type: str) -> type[Event]:
-    import_models(module)
+    import_module(module)
     model = model_of(event_type)
     if model is None:
         raise SchemaError(f"Module {module} defines no event type {event_type!r}.")

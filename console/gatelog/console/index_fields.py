@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from gatelog.console import options
-from gatelog.console.models import import_models
 from gatelog.console.output import errors, print_json, print_table
 from gatelog.core import postgres, shards
+from gatelog.core.programs import import_module
 from gatelog.core.settings import Settings
 from gatelog.indexer.fields import FieldIndexes, index_fields
 from gatelog.indexer.places import index_pools
@@ -32,7 +32,7 @@ def fields(
       gatelog index fields shop.events shop.stock --drop
     """
     for module in modules:
-        import_models(module)
+        import_module(module)
     wanted = [each for model in defined_models() for each in indexed_fields(model)]
     found = asyncio.run(_index_all(options.settings_of(store, home), wanted, drop))
     if json:

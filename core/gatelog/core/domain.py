@@ -13,6 +13,7 @@ STORE_CHARACTERS_MAX: Final = 32
 EVENT_TYPE_BYTES_MAX: Final = 255
 
 _STORE: Final = re.compile(rf"[a-z][a-z0-9]{{0,{STORE_CHARACTERS_MAX - 1}}}")
+_TOPIC_ESCAPED: Final = re.compile(rb"-([0-9A-F]{2})")
 _TOPIC_SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -86,6 +87,12 @@ def topic_of(store: str, category: str) -> str:
     so that no two categories share a topic.
     """
     return f"{store}." + "".join(chr(b) if b in _TOPIC_SAFE else f"-{b:02X}" for b in category.encode())
+
+
+def category_of_topic(store: str, topic: str) -> str:
+    """Return the category whose topic this is."""
+    escaped = topic.removeprefix(f"{store}.").encode()
+    return _TOPIC_ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), escaped).decode()
 
 
 def topic_pattern(store: str) -> str:

@@ -105,6 +105,14 @@ class InvalidInputError(GatelogError):
     exit_code = 2
 
 
+class UserModuleError(InvalidInputError):
+    """A module of the user's program is not there, or does not load."""
+
+    def __init__(self, module: str, why: str) -> None:
+        self.module = module
+        super().__init__(f"Module {module} cannot be imported: {why}.")
+
+
 class InvalidStreamIdError(InvalidInputError):
     """The stream id is not legal."""
 
@@ -218,7 +226,7 @@ class LogMismatchError(GatelogError):
 
 
 class HistoryGoneError(GatelogError):
-    """The next record of a subscription is gone from its topic. Nothing was skipped."""
+    """The next record of a subscription is gone from its topic, and not in the index. Nothing was skipped."""
 
     exit_code = 8
 
@@ -226,7 +234,8 @@ class HistoryGoneError(GatelogError):
         self.topic, self.partition, self.offset = topic, partition, offset
         super().__init__(
             f"Topic {topic!r} partition {partition}: the next record to read is gone from Kafka ({why}). Retention "
-            "removed it, or the topic was made anew. Nothing was skipped."
+            "removed it, or the topic was made anew. Nothing was skipped. Bring the records back (`gatelog "
+            "republish`), or begin behind what is lost under another name (Start.after, start_after)."
         )
 
 

@@ -16,7 +16,7 @@ from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, s
 
 _log = logs.logger("indexer")
 
-TURN_RECORDS: Final = 100  # after which other tasks get on: the batch before is on its way to Postgres
+TURN_RECORDS: Final = 32  # after which other tasks get on: the batch before is on its way to Postgres
 
 Place: TypeAlias = tuple[str, int]  # topic, partition
 
@@ -70,15 +70,28 @@ class BatchReader:
 
         A record of another source is logged and passed over. One that claims to be ours and cannot be read is kept.
         """
-        batch, records = Batch(), []
-        for number, message in enumerate(messages):
-            if number % TURN_RECORDS == 0:
-                await asyncio.sleep(0)
+        batch = Batch()
+        for begin in range(0, len(messages), TURN_RECORDS):
+            await asyncio.sleep(0)
+            records = self._records(batch, messages[begin : begin + TURN_RECORDS], wanted)
+            if self._with_json:
+                await self._codec.warm({record.schema_id for _, record in records})
+            for message, record in records:
+                batch.rows.append(row_of(record, self._json(batch, message, record)))
+                batch.messages.append(message)
+        return batch
+
+    def _records(
+        self, batch: Batch, messages: Sequence[Message], wanted: Mapping[Place, int]
+    ) -> list[tuple[Message, Record]]:
+        records = []
+        owns = self._owns
+        for message in messages:
             place, offset = place_of(message)
             if offset < wanted.get(place, offset + 1):
                 continue
             batch.upto[place] = offset + 1
-            if self._owns is not None and not self._owns.owns(message.key()):
+            if owns is not None and not owns.owns(message.key()):
                 continue
             try:
                 records.append((message, self._parsed(message)))
@@ -87,14 +100,7 @@ class BatchReader:
                 _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
             except UndecodableRecordError as error:
                 batch.keep(message, str(error))
-        if self._with_json:
-            await self._codec.warm({record.schema_id for _, record in records})
-        for number, (message, record) in enumerate(records):
-            batch.rows.append(row_of(record, self._json(batch, message, record)))
-            batch.messages.append(message)
-            if number % TURN_RECORDS == 0:
-                await asyncio.sleep(0)
-        return batch
+        return records
 
     def _parsed(self, message: Message) -> Record:
         record = parse_record(self._source, message.headers(), message.value())

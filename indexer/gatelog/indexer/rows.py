@@ -37,7 +37,7 @@ Row = tuple[object, ...]
 
 def row_of(record: Record, data_json: str | None) -> Row:
     """Return the row of a record, in the order of ``COLUMNS``."""
-    return (*record, category_of(record.stream), data_json)
+    return record + (category_of(record.stream), data_json)  # noqa: RUF005 - unpacking a Record takes twice as long
 
 
 def json_of(codec: Codec, schema_id: int, data: bytes) -> str:

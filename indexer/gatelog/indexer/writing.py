@@ -1,6 +1,7 @@
 """Writes batches: rows and offsets in one transaction, by compare-and-set, so that each record is written once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 import asyncpg
@@ -76,7 +77,8 @@ class Writer:
                         f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
                         "this one's assignment is stale. It wrote nothing and joins the group again."
                     )
-                await self._copy(connection, "events", COLUMNS, batch.rows)
+                in_order = sorted(batch.rows, key=itemgetter(POSITION))  # an index page is then written to once
+                await self._copy(connection, "events", COLUMNS, in_order)
                 await self._copy(
                     connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values())
                 )

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from gatelog.core.errors import InvalidEventError, UndecodableRecordError
 from gatelog.schemas.avro import classes_of
+from gatelog.schemas.decoding import Decoder
 from gatelog.schemas.event import Event, model_of
 from gatelog.schemas.evolution import Evolution, Evolved
 from gatelog.schemas.plain import plain_of
 from gatelog.schemas.registry import RegisteredSchema, Registry
 from gatelog.schemas.restoring import has_alternatives, restored, with_values
 from gatelog.schemas.upcasting import steps_of, upcast_types
-from gatelog.schemas.wellformed import Wellformed
 
 WIRE_HEADER: Final = struct.Struct(">bI")  # Confluent wire format: a zero byte, the schema id
 _UNREADABLE: Final = (
@@ -43,7 +43,7 @@ class _Encoder:
     schema_id: int
     parsed: ParsedSchema
     as_dict: Callable[[Any], dict[str, Any]]
-    check: Callable[[bytes], None] | None  # where a legal model can be more than what is read back
+    decode: Callable[[bytes], Any] | None  # where a legal model can be more than what is read back
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class _Writer:
 
     schema: RegisteredSchema
     parsed: ParsedSchema
-    check: Callable[[bytes], None]
+    decode: Callable[[bytes], Any]
     broken: str | None = None
 
 
@@ -100,10 +100,10 @@ class Codec:
         async with self._learning:  # one asks; those who wait for it go on in the order in which they came
             if model not in self._encoders:
                 definition = model.avro_schema()
-                form = Wellformed(parsed := fastavro.parse_schema(definition))
+                decoder = Decoder(parsed := fastavro.parse_schema(definition))
                 schema_id = await self._registry.id_of(model.event_type, definition, register=self._register)
-                check = form.check if form.bounded else None
-                self._encoders[model] = _Encoder(schema_id, parsed, plain_of(model, parsed), check)
+                decode = decoder.decode if decoder.bounded else None
+                self._encoders[model] = _Encoder(schema_id, parsed, plain_of(model, parsed), decode)
 
     def knows(self, model: type[Event]) -> bool:
         """Say whether ``encode`` can take events of ``model`` without I/O."""
@@ -120,8 +120,8 @@ class Codec:
         try:
             _write(out, encoder.parsed, encoder.as_dict(event))
             data = out.getvalue()
-            if encoder.check is not None:
-                encoder.check(data)
+            if encoder.decode is not None:
+                encoder.decode(data)
         except _UNREADABLE as error:
             why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
             raise InvalidEventError(stream, event.event_type, f"it does not fit its schema: {why}") from error
@@ -167,7 +167,7 @@ class Codec:
     def _prepared(self, schema: RegisteredSchema) -> _Writer:
         try:
             parsed = fastavro.parse_schema(schema.definition)
-            writer = _Writer(schema, parsed, Wellformed(parsed).check)
+            writer = _Writer(schema, parsed, Decoder(parsed).decode)
         except (*_UNREADABLE, fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as error:
             return _Writer(schema, {}, _nothing, f"Schema id {schema.id} ({schema.subject}) cannot be used: {error}")
         if self._evolution is not None and schema.subject in self._evolved:
@@ -188,8 +188,7 @@ class Codec:
         if writer is None or writer.broken is not None:
             return self._decoded(schema_id, data, None)  # it says why not
         try:
-            writer.check(data)
-            found = _read(BytesIO(data), writer.parsed, None)
+            found = writer.decode(data)
         except _UNREADABLE as error:
             raise _unresolved(schema_id, error) from error
         assert isinstance(found, dict)  # an event's schema is a record
@@ -260,8 +259,9 @@ class Codec:
         if writer.broken is not None:
             raise UndecodableRecordError(writer.broken)
         try:
-            writer.check(data)
-            found = _read(BytesIO(data), writer.parsed, reader, return_named_type=named)
+            found = writer.decode(data)  # fastavro must not see what is not of the schema
+            if reader is not None or named:
+                found = _read(BytesIO(data), writer.parsed, reader, return_named_type=named)
         except (*_UNREADABLE, fastavro.read.SchemaResolutionError) as error:
             raise _unresolved(schema_id, error) from error
         assert isinstance(found, dict)  # an event's schema is a record

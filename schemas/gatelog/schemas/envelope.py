@@ -25,7 +25,9 @@ _SPECIFICATION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
+_WIRE_BYTES: Final = WIRE_HEADER.size
 _BEYOND: Final = 2**63  # versions and positions are a bigint
+_new: Final = tuple.__new__  # of a NamedTuple: its own constructor takes twice as long
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
 Row: TypeAlias = Sequence[Any]  # the fields of a Record in their order; the position may be None
@@ -274,21 +276,27 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     event_type = _text("ce_type", found["ce_type"])
     if not event_type:
         raise KeyError("ce_type")
-    if len(value) < WIRE_HEADER.size or value[0] != 0:
+    if len(value) < _WIRE_BYTES or value[0] != 0:
         raise ValueError("the value is not in Confluent wire format")
-    return Record(
-        check_stream_id(found["ce_subject"].decode()),
-        _positive(found["ce_streamversion"]),
-        _positive(found["ce_position"]),
-        _uuid(found["ce_id"].decode()),
-        event_type,
-        recorded_at,
-        _uuid(correlation.decode()) if correlation else None,
-        _uuid(causation.decode()) if causation else None,
-        traceparent,
-        metadata,
-        _WIRE_SCHEMA_ID(value)[1],
-        value[WIRE_HEADER.size :],
+    version, position = int(found["ce_streamversion"]), int(found["ce_position"])
+    if not (0 < version < _BEYOND and 0 < position < _BEYOND):
+        raise ValueError(f"{version} is not a version, or {position} not a position")
+    return _new(
+        Record,
+        (
+            check_stream_id(found["ce_subject"].decode()),
+            version,
+            position,
+            _uuid(found["ce_id"].decode()),
+            event_type,
+            recorded_at,
+            _uuid(correlation.decode()) if correlation else None,
+            _uuid(causation.decode()) if causation else None,
+            traceparent,
+            metadata,
+            _WIRE_SCHEMA_ID(value)[1],
+            value[_WIRE_BYTES:],
+        ),
     )
 
 
@@ -297,10 +305,3 @@ def _text(name: str, header: bytes) -> str:
     if "\0" in text:
         raise ValueError(f"{name} holds a NUL character")
     return text
-
-
-def _positive(digits: bytes) -> int:
-    number = int(digits)
-    if not 0 < number < _BEYOND:
-        raise ValueError(f"{number} is not a version or position")
-    return number

@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from gatelog.core.errors import SchemaError
+from gatelog.core.errors import SchemaError, UserModuleError
 from gatelog.schemas.sources import models_of
 
 
@@ -29,5 +29,5 @@ def _exists(module: str) -> bool:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), sys.argv[2:])
-    except SchemaError as error:
+    except (SchemaError, UserModuleError) as error:
         sys.exit(str(error))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from gatelog.core.errors import SchemaError
+from gatelog.core.programs import import_module
 from gatelog.schemas.located import loads
 from gatelog.schemas.programs import run
 from gatelog.schemas.registry import AvroSchema
-from gatelog.schemas.sources import SUFFIX, Sources, from_texts, imported
+from gatelog.schemas.sources import SUFFIX, Sources, from_texts
 
 HISTORY_COMMITS_MAX: Final = 200
 
@@ -133,7 +134,7 @@ class Repository:
 
 def _import_root(module: str) -> Path:
     """Return the folder that Python finds a module in, for ``src/shop/events.py`` and shop.events: ``src``."""
-    file = imported(module).__file__
+    file = import_module(module).__file__
     if file is None:
         raise SchemaError(f"Module {module} has no file; name one of its modules.")
     depth = len(module.split(".")) + (Path(file).name == "__init__.py")

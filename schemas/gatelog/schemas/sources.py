@@ -1,14 +1,12 @@
 """Where subjects are defined: ``.avsc`` files, and modules with models."""
 
-import importlib
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 from gatelog.core.errors import SchemaError
+from gatelog.core.programs import import_module
 from gatelog.schemas import located
 from gatelog.schemas.event import Event, defined_models
 from gatelog.schemas.parsing import parse
@@ -35,6 +33,7 @@ def definitions_of(sources: Sources) -> dict[str, AvroSchema]:
     """Return the subjects that the working tree defines; their objects know their places.
 
     Raises:
+        UserModuleError: a module cannot be imported.
         SchemaError: a file or model is not legal, two define one subject, or there is none.
     """
     found = from_texts((path, located.read(path)) for path in files_below(sources.paths))
@@ -87,27 +86,14 @@ def models_of(modules: Sequence[str], *, may_be_none: bool = False) -> list[type
     """Return the newest model of each event type that the modules define, or modules below them that they import.
 
     Raises:
-        SchemaError: a module cannot be imported, or defines no event (unless it ``may_be_none``).
+        UserModuleError: a module cannot be imported.
+        SchemaError: it defines no event (unless it ``may_be_none``).
     """
-    for module in modules:
-        imported(module)
-        if not may_be_none and not any(_is_in(model, module) for model in defined_models()):
-            raise SchemaError(f"Module {module} defines no events (subclasses of gatelog.schemas.Event).")
-    return [model for model in defined_models() if any(_is_in(model, module) for module in modules)]
-
-
-def imported(module: str) -> ModuleType:
-    """Import a module, from the working directory too.
-
-    Raises:
-        SchemaError: it is not there, or does not load.
-    """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(module)
-    except Exception as error:
-        raise SchemaError(f"Module {module} cannot be imported: {type(error).__name__}: {error}") from error
+    names = [import_module(module).__name__ for module in modules]
+    for name in names:
+        if not may_be_none and not any(_is_in(model, name) for model in defined_models()):
+            raise SchemaError(f"Module {name} defines no events (subclasses of gatelog.schemas.Event).")
+    return [model for model in defined_models() if any(_is_in(model, name) for name in names)]
 
 
 def _is_in(model: type[Event], module: str) -> bool:

@@ -2,22 +2,22 @@
 
 What may run next is decided by ``lanes``, what may be committed by ``window``, what follows from a failure by
 ``failures``. ``workers`` run the handlers, ``fates`` carries out what becomes of each event; here is what feeds them,
-and what happens when partitions come and go. It is the owner of a membership.
+and what happens when partitions come and go.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from gatelog.core import logs
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.reader.subscriptions.fates import Fates
-from gatelog.reader.subscriptions.membership import Membership
+from gatelog.reader.subscriptions.group_reading import Begin, GroupReading
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Batch, Offsets, Place
 from gatelog.reader.subscriptions.window import Window
-from gatelog.reader.subscriptions.work import Beginnings, Counts, Item, Partition, Plan
+from gatelog.reader.subscriptions.work import Counts, Item, Partition, Plan
 from gatelog.reader.subscriptions.workers import CANCEL_S, Workers
 from gatelog.schemas.codec import Codec
 
@@ -31,11 +31,10 @@ _log = logs.logger("subscription")
 class Engine:
     """Handles what a membership reads. ``run`` ends when it is told to stop, or when something is wrong."""
 
-    def __init__(self, plan: Plan, codec: Codec, parker: Parker, beginnings: Beginnings) -> None:
+    def __init__(self, plan: Plan, codec: Codec, parker: Parker) -> None:
         """Nothing runs yet."""
         self._plan = plan
         self._parker = parker
-        self._beginnings = beginnings
         self._partitions: dict[Place, Partition] = {}
         self._fates = Fates(plan, codec, parker, self._wake, self._stopped, self._schedule_replays)
         self._lanes = self._fates.lanes
@@ -43,7 +42,7 @@ class Engine:
             self._lanes, plan.concurrency, self._fates.handle, self._fates.abandon, self._fates.release, self._stopped
         )
         self._failure: BaseException | None = None
-        self._member: Membership | None = None
+        self._member: GroupReading | None = None
         self._ends = asyncio.Event()
 
     @property
@@ -53,15 +52,15 @@ class Engine:
 
     # --- the loop -------------------------------------------------------------------------------------
 
-    def bind(self, member: Membership) -> None:
-        """Own ``member``; called before it is told anything."""
-        self._member = self._fates.member = member
+    def bind(self, reading: GroupReading) -> None:
+        """See ``Handling``."""
+        self._member = self._fates.member = reading
 
-    async def run(self, member: Membership, stop: asyncio.Event) -> None:
+    async def run(self, member: GroupReading, stop: asyncio.Event) -> None:
         """Handle events until ``stop`` is set, a handler asks for the end, or something fails; then finish what runs.
 
         Raises:
-            Exception: of a handler, when the failures say so; of the membership.
+            Exception: of a handler, when the failures say so; of what is read.
         """
         side = [asyncio.create_task(each) for each in (self._feed(member), self._tick(member), stop.wait())]
         ends = asyncio.create_task(self._ends.wait())
@@ -78,7 +77,7 @@ class Engine:
         if self._failure is not None:
             raise self._failure
 
-    async def _feed(self, member: Membership) -> None:
+    async def _feed(self, member: GroupReading) -> None:
         while True:
             for batch in await member.next():
                 self._accept(batch)
@@ -95,7 +94,7 @@ class Engine:
         for event, offset in zip(batch.events, batch.offsets, strict=True):
             put(event.stream if by_stream else place, Item(event, offset, partition))
 
-    async def _tick(self, member: Membership) -> None:
+    async def _tick(self, member: GroupReading) -> None:
         """Commit, watch over what does not move, and follow the parked topic."""
         while True:
             await asyncio.sleep(TICK_S)
@@ -108,7 +107,7 @@ class Engine:
                 _log.warning("parked.unavailable", subscription=self._plan.subscription, error=str(error))
             self._schedule_replays()
 
-    def commit(self, member: Membership) -> None:
+    def commit(self, member: GroupReading) -> None:
         """Ask for a commit of what is done, where that has changed or was not acknowledged."""
         now, due = time.monotonic(), {}
         for partition in self._partitions.values():
@@ -121,7 +120,7 @@ class Engine:
         if due:
             member.commit(due)
 
-    def _watch(self, member: Membership) -> None:
+    def _watch(self, member: GroupReading) -> None:
         """Pause partitions that wait for one event, before they take all the room; end handlers that hang."""
         for partition in self._partitions.values():
             window = partition.window
@@ -171,26 +170,21 @@ class Engine:
 
     # --- partitions come and go -----------------------------------------------------------------------
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
-        """See ``Owner``. What is parked is known before the first event is handled."""
-        assert self._member is not None
+    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
+        """See ``Handling``. What is parked is known before the first event is handled."""
         await self._parker.refresh()
-        known = await self._member.committed(places)
-        starts = known | await self._beginnings([place for place in places if place not in known])
-        for place in places:
-            start = starts[place]
-            self._partitions[place] = Partition(place, Window(start), start if place in known else start - 1)
-        return starts
+        for place, (start, is_committed) in begins.items():
+            self._partitions[place] = Partition(place, Window(start), start if is_committed else start - 1)
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
-        """See ``Owner``. What was handled is to be committed, so what stands before it is handled too; no more."""
+        """See ``Handling``. What was handled is to be committed, so what stands before it is handled too; no more."""
         partitions = [each for place in places if (each := self._partitions.get(place)) is not None]
         self._close_partitions(partitions)
         await self._let_finish(partitions, max(0.0, self._plan.revoke_timeout_s - 2 * CANCEL_S))
         return {each.place: each.window.committable for each in partitions}
 
     async def lost(self, places: Sequence[Place]) -> None:
-        """See ``Owner``. Others may handle the events already: what runs is cancelled."""
+        """See ``Handling``. Others may handle the events already: what runs is cancelled."""
         partitions = [each for place in places if (each := self._partitions.get(place)) is not None]
         for partition in partitions:
             partition.is_closed = True
@@ -202,11 +196,12 @@ class Engine:
         for worker in self._workers.busy:
             assert worker.item is not None
             of = id(worker.item.partition)
-            running[of] = max(running.get(of, -1), worker.item.offset)
+            running[of] = max(running.get(of, worker.item.offset), worker.item.offset)
         for partition in partitions:
             if not partition.is_closed:
                 partition.is_closed = True
-                partition.upto = max(partition.window.highest_done, running.get(id(partition), -1))
+                done = partition.window.highest_done
+                partition.upto = max(done, running.get(id(partition), done))
         self._drop(
             lambda item: item.partition.is_closed and (item.event is None or item.offset > item.partition.upto)
         )

@@ -12,8 +12,8 @@ from gatelog.core.consumer_errors import HandlerTimeoutError
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
 from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
+from gatelog.reader.subscriptions.group_reading import GroupReading
 from gatelog.reader.subscriptions.lanes import Lanes
-from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import ParkedEvent
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.work import Counts, Handler, Item, Key, Partition, Plan
@@ -46,7 +46,7 @@ class Fates:
         self.attempts: dict[Key, int] = {}
         self.timers: dict[Key, tuple[asyncio.TimerHandle, Partition]] = {}
         self.replaying: set[str] = set()
-        self.member: Membership | None = None
+        self.member: GroupReading | None = None
         self.is_stopping = False
         self.wake = wake
         self.stopped = stopped

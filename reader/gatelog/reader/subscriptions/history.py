@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from gatelog.core import logs, postgres
@@ -30,6 +31,7 @@ from gatelog.schemas.upcasting import stored_types_of
 
 WAIT_INTERVAL_S: Final = 0.1
 COMPLAINT_INTERVAL_S: Final = 10.0
+POSITION: Final = 2  # place of the position in a row
 INDEX_PATIENCE_S = 5.0  # with an index that does not move and lacks events; what Kafka does not have either is gone
 PAGE_EVENTS: Final = 5_000
 
@@ -75,8 +77,9 @@ class History:
         if self._is_apart:
             raise IndexPlaceError(
                 self._store,
-                "what Kafka has removed would come from the index, which is in other databases than the gate. A "
-                "projection cannot read it there yet. Keep Kafka's records, or read them with a Reader.",
+                "what Kafka has removed would come from the index, which is in other databases than the gate. "
+                "Projections and subscriptions cannot read it there yet. Keep Kafka's records (retention.ms=-1), or "
+                "read what is gone with a Reader and begin a new one behind it (Start.after, start_after).",
             )
         rows = await self._fetch("handover")
         known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
@@ -89,7 +92,7 @@ class History:
         nothing else; nobody can look any more. But positions have no gaps: an event that was never indexed keeps the
         frontier below it.
         """
-        published = (await self._fetch("published"))[0][0]
+        published = await self.published()
         frontier, moved_at = await self._source.frontier(), time.monotonic()
         while frontier < published:
             await asyncio.sleep(WAIT_INTERVAL_S)
@@ -99,6 +102,24 @@ class History:
                 place = next(place for place, low in lows.items() if found.offsets[place] < low)
                 why = f"up to offset {lows[place] - 1}, and the index holds everything up to position {frontier} only"
                 raise HistoryGoneError(*place, found.offsets[place], why)
+
+    async def published(self) -> int:
+        """Return the last position that can be in Kafka.
+
+        Raises:
+            PostgresUnavailableError: no answer.
+        """
+        return int((await self._fetch("published"))[0][0])
+
+    async def before(self, since: datetime, categories: Collection[str] | None) -> int | None:
+        """Return the position before the first event of a time or later; None when the index holds none.
+
+        Raises:
+            PostgresUnavailableError: no answer.
+        """
+        wanted = LogQuery(None if categories is None else tuple(sorted(categories)), since=since)
+        found = await self._source.log(wanted, 0, 1)
+        return found[0][POSITION] - 1 if found else None
 
     async def _fetch(self, statement: str) -> list[Any]:
         with postgres.translated(self._store, self._dsn):
@@ -115,7 +136,12 @@ class History:
                 _log.warning("history.waits", frontier=frontier, until=position, hint="is the indexer running?")
 
     async def page(
-        self, after: int, upto: int, categories: Collection[str] | None, types: Collection[str] | None
+        self,
+        after: int,
+        upto: int,
+        categories: Collection[str] | None,
+        types: Collection[str] | None,
+        limit: int = PAGE_EVENTS,
     ) -> tuple[list[RecordedEvent], int]:
         """Return events after a position, none after ``upto``, and the position up to which these are all.
 
@@ -126,11 +152,11 @@ class History:
             None if categories is None else tuple(sorted(categories)),
             None if types is None else tuple(sorted(stored_types_of(types))),
         )
-        rows = await self._source.log(wanted, after, PAGE_EVENTS)
+        rows = await self._source.log(wanted, after, limit)
         events = [
             event for event in await self._events(rows) if event.position is not None and event.position <= upto
         ]
-        reached = events[-1].position if len(events) == PAGE_EVENTS else upto
+        reached = events[-1].position if len(events) == limit else upto
         assert reached is not None
         return events, reached
 

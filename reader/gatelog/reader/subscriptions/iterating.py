@@ -1,13 +1,12 @@
-"""``async for``: the owner of a membership that hands batches out and commits what was asked past."""
+"""``async for``: hands out what a group's member reads, and commits what was asked past."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
-from gatelog.reader.subscriptions.membership import Membership
+from gatelog.reader.subscriptions.group_reading import Begin, GroupReading
 from gatelog.reader.subscriptions.places import Batch, Offsets, Place
-from gatelog.reader.subscriptions.work import Beginnings
 
 COMMIT_S: Final = 1.0
 WAIT_S: Final = 0.25  # how soon a stop is seen when nothing arrives
@@ -18,8 +17,6 @@ class Iteration:
 
     def __init__(self) -> None:
         """Stand nowhere yet."""
-        self._beginnings: Beginnings | None = None
-        self._member: Membership | None = None
         self._done: dict[Place, int] = {}  # the offset after what is handled
         self._sent: dict[Place, int] = {}
         self._current: Batch | None = None
@@ -28,19 +25,14 @@ class Iteration:
         self.handled = 0
         self.waited_at = time.monotonic()  # when it last asked for more
 
-    def bind(self, member: Membership) -> None:
-        """Own ``member``; called before it is told anything."""
-        self._member = member
-
-    def begin_with(self, beginnings: Beginnings) -> None:
-        """Begin partitions that the group has committed nothing of as ``beginnings`` says."""
-        self._beginnings = beginnings
+    def bind(self, reading: GroupReading) -> None:
+        """See ``Handling``. Nothing is asked of it but batches."""
 
     def facts(self) -> dict[str, object]:
         """Return how it is doing, for the heartbeat."""
         return {"partitions": len(self._done), "handled": self.handled}
 
-    async def batches(self, member: Membership, stop: asyncio.Event) -> AsyncGenerator[Batch, None]:
+    async def batches(self, member: GroupReading, stop: asyncio.Event) -> AsyncGenerator[Batch, None]:
         """Yield batches until ``stop`` is set; whoever takes one says in ``index`` how far it is."""
         loop = asyncio.get_running_loop()
         commit_at = loop.time() + COMMIT_S
@@ -65,22 +57,17 @@ class Iteration:
                 commit_at = loop.time() + COMMIT_S
                 self._commit(member)
 
-    def _commit(self, member: Membership) -> None:
+    def _commit(self, member: GroupReading) -> None:
         due = {place: upto for place, upto in self._done.items() if self._sent.get(place) != upto}
         self._sent.update(due)
         member.commit(due)
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
-        """See ``Owner``."""
-        assert self._member is not None
-        assert self._beginnings is not None
-        known = await self._member.committed(places)
-        starts = known | await self._beginnings([place for place in places if place not in known])
-        self._done |= starts
-        return starts
+    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
+        """See ``Handling``."""
+        self._done |= {place: begin.offset for place, begin in begins.items()}
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
-        """See ``Owner``. The event at hand, and those after it in its batch, come again elsewhere."""
+        """See ``Handling``. The event at hand, and those after it in its batch, come again elsewhere."""
         current = self._current
         if current is not None and current.place in places and not self.is_current_gone:
             self.is_current_gone = True
@@ -89,5 +76,5 @@ class Iteration:
         return {place: self._done.pop(place) for place in places if place in self._done}
 
     async def lost(self, places: Sequence[Place]) -> None:
-        """See ``Owner``."""
+        """See ``Handling``."""
         await self.revoked(places)

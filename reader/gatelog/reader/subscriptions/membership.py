@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any
 
 from gatelog.core import kafka, logs
+from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
+from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place
 from gatelog.reader.subscriptions.polling import Poller
@@ -37,9 +39,10 @@ class Membership:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._admin = kafka.admin(self._properties)
-        self._arrived: asyncio.Queue[list[Batch] | None] = asyncio.Queue()  # bounded by what the poller may deliver
+        self._arrived: asyncio.Queue[list[Batch] | BaseException | None] = asyncio.Queue()  # bounded by the poller
         self._parser = Parser(source_of(settings.store), codec, joining.types)
         self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
+        self._gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
 
     @classmethod
     @asynccontextmanager
@@ -72,9 +75,9 @@ class Membership:
         What was taken counts against the bounds until ``release`` is called for it.
 
         Raises:
-            HistoryGoneError: the next record of a partition is gone from Kafka.
+            HistoryGoneError: the next record of a partition is gone from Kafka, and the owner does not begin again.
             KafkaUnavailableError: Kafka was not found at all.
-            Exception: what the owner raised when it was asked.
+            Exception: what the owner raised when it was asked, or has put in with ``fail``.
         """
         while True:
             try:
@@ -82,6 +85,8 @@ class Membership:
                     batches = await self._arrived.get()
             except TimeoutError:
                 return []
+            if isinstance(batches, BaseException):
+                raise batches
             if batches is None:
                 await self._ended()
                 continue
@@ -97,15 +102,29 @@ class Membership:
         return ours
 
     async def _ended(self) -> None:
-        """The polling thread is through: raise its reason, or go on with the protocol that the broker has."""
+        """The polling thread is through: raise its reason, or join again where that helps."""
         failure = self._poller.failure
         if isinstance(failure, ProtocolNotSupportedError) and self._settings.subscription_protocol == "auto":
             _log.info("subscription.protocol", protocol="classic", reason=str(failure))
-            await self._poller.close()
-            self._poller = self._new_poller("classic")
-            self._poller.start()
-            return
-        raise failure or RuntimeError("a membership is not used after its end")
+            await self._join_again("classic")
+        elif isinstance(failure, HistoryGoneError) and self._joining.begins_again and self._is_new(failure):
+            _log.info("subscription.gone", group=self._joining.group, reason=str(failure))
+            await self._join_again(self._poller.protocol)
+        else:
+            raise failure or RuntimeError("a membership is not used after its end")
+
+    def _is_new(self, failure: HistoryGoneError) -> bool:
+        """Say whether joining again may help: the second time at the same place it did not."""
+        place = failure.topic, failure.partition, failure.offset
+        is_new, self._gone = place != self._gone, place
+        return is_new
+
+    async def _join_again(self, protocol: str) -> None:
+        earlier = self._poller
+        await earlier.close()
+        self._poller = self._new_poller(protocol)
+        self._poller.take_over(earlier)
+        self._poller.start()
 
     def release(self, events: int, size_bytes: int) -> None:
         """Say that ``events`` which ``next`` returned are done with: there is room for as many."""
@@ -115,6 +134,12 @@ class Membership:
     def assigned(self) -> frozenset[Place]:
         """The partitions that are ours now."""
         return frozenset(self._poller.assigned)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be in hand, by both bounds."""
+        poller, joining = self._poller, self._joining
+        return poller.in_hand < joining.events_max and poller.in_hand_bytes < joining.bytes_max
 
     @property
     def events_max(self) -> int:
@@ -157,21 +182,28 @@ class Membership:
         """Go on reading at ``offsets``. What is on its way already still arrives: tell it by its offsets."""
         self._poller.post(partial(self._poller.seek, dict(offsets)))
 
-    def commit(self, offsets: Offsets) -> None:
+    def begin_paused(self, places: Iterable[Place]) -> None:
+        """Read nothing of ``places`` until ``resume``: for the owner, while it is asked where they begin."""
+        self._poller.begin_paused(places)
+
+    def tell(self, batches: list[Batch]) -> None:
+        """Have ``next`` return what the owner has from elsewhere; it counts against the bounds as well."""
+        self._poller.tell(batches)
+
+    def fail(self, error: BaseException) -> None:
+        """Have ``next`` raise an error."""
+        self._arrived.put_nowait(error)
+
+    def assignment_of(self, place: Place) -> int | None:
+        """Return what tells this time that a partition is ours from others; None: it is not."""
+        return self._poller.assigned.get(place)
+
+    def commit(self, marks: Marks) -> None:
         """Commit without waiting. A member that lost a partition unknowingly is refused by its generation; logged."""
-        self._poller.post(partial(self._poller.commit, dict(offsets)))
+        self._poller.post(partial(self._poller.commit, dict(marks)))
 
-    async def commit_now(self, offsets: Offsets) -> None:
-        """Commit and wait for the answer.
-
-        Raises:
-            KafkaException: refused, for example because another member has the partition.
-            KafkaUnavailableError: no answer.
-        """
-        await self._poller.call(lambda _consumer: self._poller.commit_now(offsets))
-
-    async def committed(self, places: Iterable[Place]) -> dict[Place, int]:
-        """Return what the group has committed of ``places``, without those that it has no offset for.
+    async def committed(self, places: Iterable[Place]) -> dict[Place, Mark]:
+        """Return where the group stands in ``places``, without those that it has no offset for.
 
         Raises:
             KafkaUnavailableError: no answer in time.

@@ -13,6 +13,7 @@ from typing import Final
 
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.reader.subscriptions.events import KafkaEvent
+from gatelog.reader.subscriptions.marks import is_before_kafka
 from gatelog.reader.subscriptions.places import Place
 from gatelog.schemas.envelope import Headers
 
@@ -72,7 +73,7 @@ class ParkedEvent:
     def of(
         cls, event: KafkaEvent, place: Place, offset: int, reason: str, attempts: int, trace: str
     ) -> "ParkedEvent":
-        """Park ``event``, which was read from ``place`` at ``offset``."""
+        """Park ``event``, which was read from ``place`` at ``offset``; -1 stands for what came from the index."""
         return cls(
             event.id_text,
             event.stream,
@@ -80,7 +81,7 @@ class ParkedEvent:
             event.position,
             event.type,
             place,
-            offset,
+            -1 if is_before_kafka(offset) else offset,
             ParkedState.PARKED,
             reason[:REASON_CHARACTERS_MAX],
             attempts,

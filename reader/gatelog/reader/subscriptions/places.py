@@ -8,6 +8,7 @@ from confluent_kafka import TopicPartition
 
 from gatelog.core.domain import topic_of
 from gatelog.reader.subscriptions.events import KafkaEvent
+from gatelog.reader.subscriptions.marks import Marks
 
 if TYPE_CHECKING:
     from gatelog.reader.subscriptions.membership import Membership
@@ -43,6 +44,7 @@ class Joining:
     events_max: int = 10_000
     bytes_max: int = 64 * 1024 * 1024
     revoke_timeout_s: float = 10.0
+    begins_again: bool = False  # when records are gone from Kafka: the owner knows where to find them
 
     def topics(self, store: str) -> list[str] | None:
         """Return the topics asked for, None for all of the store."""
@@ -60,7 +62,7 @@ class Owner(Protocol):
         """Return where to begin to read each of ``places``, which are ours from now on."""
         ...
 
-    async def revoked(self, places: Sequence[Place]) -> Offsets:
+    async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish or give up what is in hand of ``places``; return what to commit before they go to others."""
         ...
 

@@ -21,6 +21,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
+from gatelog.reader.subscriptions.marks import Marks, kafka_marks
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
 
@@ -33,6 +34,7 @@ TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: b
 CLOSE_TIMEOUT_S: Final = 15.0
 
 _Answer = TypeVar("_Answer")
+_assignments: Final = count(1)  # over all pollers: batches of an earlier one may be on their way
 _log = logs.logger("subscription")
 
 
@@ -61,7 +63,6 @@ class Poller:
         self._owner = owner
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
-        self._assignments = count(1)
         self._closing = threading.Event()
         self._room = threading.Event()
         self._wishes: deque[Callable[[], None]] = deque()
@@ -70,6 +71,7 @@ class Poller:
         self._is_full = False  # everything is paused, until there is room
         self._delivered_events = self._delivered_bytes = 0  # written here
         self._released_events = self._released_bytes = 0  # written in the event loop
+        self._told_events = self._told_bytes = 0  # written in the event loop
         self._topics: list[str] = []
         self._topics_at = 0.0
         self.consumer = new_consumer(settings, joining, protocol, self._committed)
@@ -89,6 +91,17 @@ class Poller:
         await asyncio.to_thread(self._thread.join, deadline_s)
         if self._thread.is_alive():
             _log.error("subscription.leave_timeout", group=self._joining.group, timeout_s=deadline_s)
+
+    def take_over(self, earlier: "Poller") -> None:
+        """Count what an earlier poller has delivered: it will be released here."""
+        self._told_events += earlier.in_hand
+        self._told_bytes += earlier.in_hand_bytes
+
+    def tell(self, batches: list[Batch]) -> None:
+        """Deliver what comes from elsewhere, within the same bounds."""
+        self._told_events += sum(len(batch.events) for batch in batches)
+        self._told_bytes += sum(batch.size_bytes for batch in batches)
+        self._deliver(batches)
 
     def release(self, events: int, size_bytes: int) -> None:
         """Make room."""
@@ -125,7 +138,12 @@ class Poller:
     @property
     def in_hand(self) -> int:
         """Events that were delivered and not released."""
-        return self._delivered_events - self._released_events
+        return self._delivered_events + self._told_events - self._released_events
+
+    @property
+    def in_hand_bytes(self) -> int:
+        """What they hold, roughly."""
+        return self._delivered_bytes + self._told_bytes - self._released_bytes
 
     # --- the thread -----------------------------------------------------------------------------------
 
@@ -148,15 +166,19 @@ class Poller:
         for each in kafka_offsets({place: offset for place, offset in offsets.items() if place in self.assigned}):
             self.consumer.seek(each)
 
-    def commit(self, offsets: Offsets) -> None:
+    def begin_paused(self, places: Iterable[Place]) -> None:
+        """Read nothing of partitions until ``resume``. Called by the owner while it is asked where they begin."""
+        self._paused |= set(places)
+
+    def commit(self, marks: Marks) -> None:
         """Commit; the answer comes to ``_committed``."""
         try:
-            if offsets:
-                self.consumer.commit(offsets=kafka_offsets(offsets), asynchronous=True)
+            if marks:
+                self.consumer.commit(offsets=kafka_marks(marks), asynchronous=True)
         except KafkaException as error:
             _log.warning("subscription.commit_failed", group=self._joining.group, error=str(error.args[0]))
 
-    def commit_now(self, offsets: Offsets) -> None:
+    def _commit_now(self, marks: Marks) -> None:
         """Commit and wait for the answer.
 
         Raises:
@@ -164,7 +186,7 @@ class Poller:
             KafkaUnavailableError: no answer.
         """
         with kafka.translated(self._properties):
-            answers = self.consumer.commit(offsets=kafka_offsets(offsets), asynchronous=False)
+            answers = self.consumer.commit(offsets=kafka_marks(marks), asynchronous=False)
         for each in answers or ():
             if each.error is not None:
                 raise KafkaException(each.error)
@@ -238,7 +260,7 @@ class Poller:
     def _room_for(self) -> int:
         """Return how many events more may be in hand."""
         self._room.clear()
-        if self._delivered_bytes - self._released_bytes >= self._joining.bytes_max:
+        if self.in_hand_bytes >= self._joining.bytes_max:
             return 0
         return max(0, self._joining.events_max - self.in_hand)
 
@@ -305,11 +327,12 @@ class Poller:
             raise KafkaUnavailableError(
                 f"Where to begin {len(places)} partitions was not found out within {ASSIGN_TIMEOUT_S:g} s."
             ) from error
-        number = next(self._assignments)
+        number = next(_assignments)
         self.assigned = self.assigned | dict.fromkeys(places, number)
         consumer.incremental_assign(kafka_offsets(starts))
-        if self._is_full and places:
-            consumer.pause(partitions)
+        held = partitions if self._is_full else [TopicPartition(*place) for place in places if place in self._paused]
+        if held:
+            consumer.pause(held)
         _log.info("subscription.assigned", group=self._joining.group, partitions=len(places))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -319,14 +342,14 @@ class Poller:
 
     def _give_up(self, places: list[Place]) -> None:
         try:
-            offsets = self._ask(self._owner.revoked(places), self._joining.revoke_timeout_s)
+            marks = self._ask(self._owner.revoked(places), self._joining.revoke_timeout_s)
         except TimeoutError:
             _log.error("subscription.revoke_timeout", group=self._joining.group, partitions=len(places))
-            offsets = {}
+            marks = {}
         self._forget(places)
-        if offsets:
+        if marks:
             try:
-                self.commit_now(offsets)
+                self._commit_now(marks)
             except (KafkaException, GatelogError) as error:
                 _log.warning("subscription.commit_refused", group=self._joining.group, error=str(error))
         _log.info("subscription.revoked", group=self._joining.group, partitions=len(places))

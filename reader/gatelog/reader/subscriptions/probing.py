@@ -1,8 +1,9 @@
 """What stands where in Kafka: records looked at one by one, to find positions. Blocks: call it off the event loop."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Final, Self
 
 from confluent_kafka import (
@@ -17,8 +18,9 @@ from confluent_kafka.admin import AdminClient
 
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of
-from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, UndecodableRecordError
+from gatelog.core.errors import KafkaUnavailableError, UndecodableRecordError
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
 from gatelog.schemas.envelope import Record, parse_record, source_of
 
@@ -145,14 +147,16 @@ class Probe:
     def after_position(self, places: Iterable[Place], position: int) -> dict[Place, int]:
         """Return, for each partition, the offset of its first record after a position. Positions rise with offsets.
 
+        Partitions are left out whose record may be among those that retention has removed.
+
         Raises:
-            HistoryGoneError: retention has removed records, and some of those asked for may be among them.
             KafkaUnavailableError: no answer in time.
         """
         bounds = {place: self.bounds(place) for place in places}
-        low = {place: begin for place, (begin, _) in bounds.items()}
-        high = {place: end for place, (_, end) in bounds.items()}
-        self._refuse_gaps(low, position)
+        begins = {place: begin for place, (begin, _) in bounds.items()}
+        gone = self._gone(begins, lambda first: first.position > position + 1)
+        low = {place: begin for place, begin in begins.items() if place not in gone}
+        high = {place: end for place, (_, end) in bounds.items() if place in low}
         if position == 0:
             return low
         while open_places := [place for place in low if low[place] < high[place]]:
@@ -165,18 +169,24 @@ class Probe:
                     high[place] = middle[place]
         return low
 
-    def _refuse_gaps(self, begins: Mapping[Place, int], position: int) -> None:
-        for place, (_, record) in self.first({p: begin for p, begin in begins.items() if begin > 0}).items():
-            if record.position > position:
-                raise HistoryGoneError(*place, 0, f"the first record there has position {record.position:,}")
+    def _gone(self, begins: Offsets, is_later: Callable[[Record], bool]) -> set[Place]:
+        """Return partitions that have lost records, and now begin with a later one than was asked for, or none."""
+        cut = {place: begin for place, begin in begins.items() if begin > 0}
+        first = self.first(cut)
+        return {place for place in cut if place not in first or is_later(first[place][1])}
 
-    def at_time(self, places: Iterable[Place], milliseconds: int) -> dict[Place, int]:
-        """Return, for each partition, the offset of the first record of this time or later that Kafka has.
+    def at_time(self, places: Iterable[Place], at: datetime) -> dict[Place, int]:
+        """Return, for each partition, the offset of the first record of this time or later.
+
+        Partitions are left out whose record may be among those that retention has removed.
 
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        asked = [TopicPartition(*place, milliseconds) for place in places]
+        begins = {place: self.bounds(place)[0] for place in places}
+        gone = self._gone(begins, lambda first: first.recorded_at >= at)
+        milliseconds = int(at.timestamp() * 1000)  # rounded up, it might pass a record
+        asked = [TopicPartition(*place, milliseconds) for place in begins if place not in gone]
         with kafka.translated(self._properties):
             found = self._consumer.offsets_for_times(asked, timeout=kafka.REQUEST_TIMEOUT_S) if asked else []
         return {
@@ -189,8 +199,8 @@ class Probe:
 
 def committed(
     client: AdminClient, properties: dict[str, str], group: str, places: Sequence[Place]
-) -> dict[Place, int]:
-    """Return what a group has committed, without partitions that it has no offset for; transactions are waited for.
+) -> dict[Place, Mark]:
+    """Return where a group stands, without partitions that it has no offset for; transactions are waited for.
 
     Raises:
         KafkaUnavailableError: no answer in time.
@@ -202,5 +212,4 @@ def committed(
         [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
     )
     with kafka.translated(properties):
-        found = answers[group].result().topic_partitions
-    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+        return marks_of(answers[group].result().topic_partitions)

@@ -32,6 +32,7 @@ from gatelog.reader.subscriptions.checkpoints import (
     holder_of,
 )
 from gatelog.reader.subscriptions.history import Handover, History
+from gatelog.reader.subscriptions.marks import Marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
@@ -233,7 +234,7 @@ class PartitionSession(_Session):
         begin = {place: self._checkpoints[place].next_offset for place in places}
         return begin | {p: max(begin[p], self._handovers[p].offsets[p]) for p in gone}
 
-    async def revoked(self, places: Sequence[Place]) -> Offsets:
+    async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the batch in hand, then give partitions up. Nothing is committed to Kafka."""
         async with self._busy:
             self._forget(places)

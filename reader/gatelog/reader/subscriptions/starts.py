@@ -12,6 +12,7 @@ from gatelog.core import kafka, postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe, committed
 
@@ -81,24 +82,31 @@ class Origin:
 
     position: int
     at: datetime | None
-    offsets: dict[Place, int]
+    marks: dict[Place, Mark]
 
-    async def offsets_of(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
+    async def marks_of(self, settings: Settings, places: Sequence[Place]) -> dict[Place, Mark]:
         """Return where to begin partitions that the group has committed nothing of.
 
+        Where the first record may be gone from Kafka, the offset is 0.
+
         Raises:
-            HistoryGoneError: retention has removed what should come next.
             KafkaUnavailableError: no answer in time.
         """
-        found = {place: self.offsets[place] for place in places if place in self.offsets}
+        found = {place: self.marks[place] for place in places if place in self.marks}
         rest = [place for place in places if place not in found]
-        return found | (await asyncio.to_thread(self._look, settings, rest) if rest else {})
+        if not rest:
+            return found
+        offsets = await asyncio.to_thread(self._look, settings, rest)
+        return found | {place: Mark(offsets.get(place, 0), self.handled) for place in rest}
+
+    @property
+    def handled(self) -> int | None:
+        """The position up to which everything counts as handled; None when a time says where to begin."""
+        return self.position if self.at is None else None
 
     def _look(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
         with Probe(settings) as probe:
-            if self.at is not None:
-                return probe.at_time(places, round(self.at.timestamp() * 1000))
-            return probe.after_position(places, self.position)
+            return probe.after_position(places, self.position) if self.at is None else probe.at_time(places, self.at)
 
 
 class Starts:
@@ -121,24 +129,30 @@ class Starts:
         if found is None:
             wanted = None if categories is None else list(categories)
             origin = await self._decide(start, wanted, group_of)
-            offsets = json.dumps(_nested(origin.offsets)) if origin.offsets else None
-            await self._execute("remember", name, wanted, origin.position, origin.at, offsets)
+            marks = json.dumps(_nested(origin.marks)) if origin.marks else None
+            await self._execute("remember", name, wanted, origin.position, origin.at, marks)
             found = await self._known(name)
         assert found is not None
         return found
 
     async def _decide(self, start: Start, categories: list[str] | None, group_of: str) -> Origin:
         if start.kind is StartKind.NOW:
-            return Origin(await asyncio.to_thread(_newest, self._settings, categories), None, {})
+            return Origin(await self._newest(categories), None, {})
         if start.kind is StartKind.CHECKPOINT:
             assert start.checkpoint is not None
             other = await self._known(start.checkpoint)
             if other is None:
                 raise InvalidInputError(f"Start like {start.checkpoint!r}: no subscription of that name has run.")
             group = group_of.format(start.checkpoint)
-            offsets = await asyncio.to_thread(_committed, self._settings, group, categories)
-            return Origin(other.position, other.at, other.offsets | offsets)
+            marks = await asyncio.to_thread(_committed, self._settings, group, categories)
+            return Origin(other.position, other.at, other.marks | marks)
         return Origin(start.position, start.at, {})
+
+    async def _newest(self, categories: list[str] | None) -> int:
+        """Return the last position that was published: Kafka may have no record of it any more."""
+        in_kafka = await asyncio.to_thread(_newest, self._settings, categories)
+        with postgres.translated(self._settings.store, self._settings.dsn):
+            return max(in_kafka, int(await self._pool.fetchval(self._sql["published"])))
 
     async def _known(self, name: str) -> Origin | None:
         with postgres.translated(self._settings.store, self._settings.dsn):
@@ -146,18 +160,18 @@ class Starts:
         if row is None:
             return None
         nested = json.loads(row["start_offsets"] or "{}")
-        flat = {(topic, int(p)): offset for topic, offsets in nested.items() for p, offset in offsets.items()}
-        return Origin(row["start_position"], row["start_time"], flat)
+        marks = {(topic, int(p)): Mark(*mark) for topic, marks in nested.items() for p, mark in marks.items()}
+        return Origin(row["start_position"], row["start_time"], marks)
 
     async def _execute(self, statement: str, *arguments: object) -> None:
         with postgres.translated(self._settings.store, self._settings.dsn):
             await self._pool.execute(self._sql[statement], *arguments)
 
 
-def _nested(offsets: dict[Place, int]) -> dict[str, dict[str, int]]:
-    nested: dict[str, dict[str, int]] = {}
-    for (topic, partition), offset in offsets.items():
-        nested.setdefault(topic, {})[str(partition)] = offset
+def _nested(marks: dict[Place, Mark]) -> dict[str, dict[str, Mark]]:
+    nested: dict[str, dict[str, Mark]] = {}
+    for (topic, partition), mark in marks.items():
+        nested.setdefault(topic, {})[str(partition)] = mark
     return nested
 
 
@@ -167,7 +181,7 @@ def _newest(settings: Settings, categories: list[str] | None) -> int:
         return max((record.position for record in records), default=0)
 
 
-def _committed(settings: Settings, group: str, categories: list[str] | None) -> dict[Place, int]:
+def _committed(settings: Settings, group: str, categories: list[str] | None) -> dict[Place, Mark]:
     with Probe(settings) as probe:
         client = kafka.admin(settings.kafka_properties)
         return committed(client, settings.kafka_properties, group, probe.places(categories))

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from gatelog.core import logs, migrations, postgres, services
@@ -12,14 +12,15 @@ from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.beating import beating
 from gatelog.reader.subscriptions.engine import Engine
 from gatelog.reader.subscriptions.failures import Failures
+from gatelog.reader.subscriptions.group_reading import GroupReading, Handling
+from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.iterating import Iteration
-from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.parked import parked_topic_of
 from gatelog.reader.subscriptions.parker import Parker
-from gatelog.reader.subscriptions.places import Joining, Place
+from gatelog.reader.subscriptions.places import Joining
 from gatelog.reader.subscriptions.standing import Standing, standings
-from gatelog.reader.subscriptions.starts import PACKAGE, Start, Starts
-from gatelog.reader.subscriptions.work import Beginnings, Handler, Plan
+from gatelog.reader.subscriptions.starts import PACKAGE, Origin, Start, Starts
+from gatelog.reader.subscriptions.work import Handler, Plan
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
@@ -187,14 +188,16 @@ class Subscription:
         )
         async with self._opened(settings) as (pool, codec):
             parker = Parker(settings, self.name, self._parked_events_max)
-            engine = Engine(plan, codec, parker, self._beginnings(settings, pool))
+            engine = Engine(plan, codec, parker)
             types = None if self._fallback is not None else tuple(self._handlers)
             try:
                 async with (
-                    Membership.joined(settings, self._joining(settings, types), codec, engine) as member,
-                    beating(settings, pool, self.name, member, engine.facts, lambda: engine.counts.progressed_at),
+                    self._joined(settings, pool, codec, types, engine) as reading,
+                    beating(
+                        settings, pool, self.name, reading.member, engine.facts, lambda: engine.counts.progressed_at
+                    ),
                 ):
-                    await engine.run(member, stop)
+                    await engine.run(reading, stop)
             finally:
                 await parker.close()
 
@@ -258,18 +261,25 @@ class Subscription:
         names: Collection[str] | None,
     ) -> AsyncGenerator[tuple[list[RecordedEvent], Codec], None]:
         settings = settings or Settings.load()
-        async with self._opened(settings) as (pool, codec):
-            iteration.begin_with(self._beginnings(settings, pool))
-            async with (
-                Membership.joined(settings, self._joining(settings, names), codec, iteration) as member,
-                beating(settings, pool, self.name, member, iteration.facts, lambda: iteration.waited_at),
-                aclosing(iteration.batches(member, stop or asyncio.Event())) as found,
-            ):
-                async for batch in found:
-                    yield list[RecordedEvent](batch.events), codec
+        async with (
+            self._opened(settings) as (pool, codec),
+            self._joined(settings, pool, codec, names, iteration) as reading,
+            beating(settings, pool, self.name, reading.member, iteration.facts, lambda: iteration.waited_at),
+            aclosing(iteration.batches(reading, stop or asyncio.Event())) as found,
+        ):
+            async for batch in found:
+                yield list[RecordedEvent](batch.events), codec
 
-    def _joining(self, settings: Settings, types: Collection[str] | None) -> Joining:
-        return Joining(
+    def _joined(
+        self,
+        settings: Settings,
+        pool: postgres.Pool,
+        codec: Codec,
+        types: Collection[str] | None,
+        handling: Handling,
+    ) -> AbstractAsyncContextManager[GroupReading]:
+        starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
+        joining = Joining(
             self.group_of(settings.store),
             self._categories,
             types,
@@ -277,6 +287,12 @@ class Subscription:
             settings.subscription_bytes_max,
             self._revoke_timeout_s,
         )
+        history = History(settings, pool, codec)
+
+        async def origin() -> Origin:
+            return await starts.origin(self.name, self._start, self._categories, group)
+
+        return GroupReading.joined(settings, joining, codec, history, origin, handling)
 
     @asynccontextmanager
     async def _opened(self, settings: Settings) -> AsyncIterator[tuple[postgres.Pool, Codec]]:
@@ -287,12 +303,3 @@ class Subscription:
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.start()
             yield pool, codec
-
-    def _beginnings(self, settings: Settings, pool: postgres.Pool) -> Beginnings:
-        starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
-
-        async def beginnings(places: Sequence[Place]) -> dict[Place, int]:
-            origin = await starts.origin(self.name, self._start, self._categories, group)
-            return await origin.offsets_of(settings, places)
-
-        return beginnings

@@ -7,9 +7,19 @@ SELECT start_position, start_time, start_offsets FROM @store.subscriptions WHERE
 INSERT INTO @store.subscriptions (name, categories, start_position, start_time, start_offsets)
 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
 
+-- name: published
+-- The last position that is known to be in Kafka, or to have been.
+SELECT position FROM @store.relay
+
+-- name: indexed_after
+-- What the index has of a category behind a position, and its last position there.
+SELECT i.position, i.stream, i.recorded_at,
+    (SELECT max(h.position) FROM @store.indexed_events h WHERE h.category = $1 COLLATE "C") AS highest
+FROM @store.indexed_events i WHERE i.category = $1 COLLATE "C" AND i.position > $2 ORDER BY i.position LIMIT $3
+
 -- name: all
 -- Every subscription that has run.
-SELECT name, categories, created_at FROM @store.subscriptions ORDER BY name
+SELECT name, categories, created_at, start_position, start_time FROM @store.subscriptions ORDER BY name
 
 -- name: beat
 -- A member says that it is alive, and how it is doing.

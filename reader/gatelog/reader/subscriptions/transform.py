@@ -14,6 +14,7 @@ from gatelog.core.consumer_errors import ProjectionFailedError
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.marks import Marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, kafka_offsets
 from gatelog.schemas.codec import Codec
@@ -210,9 +211,9 @@ class _Session:
         """Go on where the last transaction that is through has left off; one that is open is waited for."""
         committed = await self._member.committed(places)
         self._turn(places)
-        return {place: committed.get(place, 0) for place in places}
+        return {place: committed[place].offset if place in committed else 0 for place in places}
 
-    async def revoked(self, places: Sequence[Place]) -> Offsets:
+    async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the transaction in hand. It has committed the offsets."""
         async with self._busy:
             self._turn(places)

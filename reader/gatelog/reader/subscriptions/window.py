@@ -15,7 +15,7 @@ class Window:
     def __init__(self, start: int) -> None:
         """Begin at ``start``, the offset of the first record that will be read."""
         self._read_upto = start
-        self.highest_done = -1  # of the offsets that were finished
+        self.highest_done = start - 1  # of the offsets that were finished
         self._open: deque[int] = deque()  # in order; those behind the first may be done already
         self._done: set[int] = set()  # done, but behind one that is not
 

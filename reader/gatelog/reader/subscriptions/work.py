@@ -1,9 +1,9 @@
 """What an engine works on: its plan, the partitions that it has, the events that wait, and what it counts."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gatelog.reader.subscriptions.events import KafkaEvent
 from gatelog.reader.subscriptions.failures import Failures
@@ -14,14 +14,6 @@ from gatelog.schemas.envelope import RecordedEvent
 
 Handler: TypeAlias = Callable[[RecordedEvent[Any]], Awaitable[object]]
 Key: TypeAlias = str | Place  # what keeps order: the stream, or the partition
-
-
-class Beginnings(Protocol):
-    """Where to begin partitions that the group has committed nothing of."""
-
-    async def __call__(self, places: Sequence[Place]) -> dict[Place, int]:
-        """Return their first offsets."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

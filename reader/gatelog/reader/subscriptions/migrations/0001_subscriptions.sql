@@ -5,7 +5,7 @@ CREATE TABLE @store.subscriptions (
     categories text[],                  -- null: the whole store
     start_position bigint NOT NULL,     -- the first event has a higher position
     start_time timestamptz,             -- or, where it is set: from the first record of this time on
-    start_offsets jsonb,                -- taken over from another subscription: {"topic": {"partition": offset}}
+    start_offsets jsonb,                -- taken over from another subscription: {"topic": {"partition": [offset, position]}}
     created_at timestamptz NOT NULL DEFAULT now()
 );
 

@@ -1,0 +1,237 @@
+"""What one member of a subscription reads, wherever it is: from the index what Kafka has forgotten, then from Kafka.
+
+Between a membership, which knows offsets, and whoever handles the events: it finds out where each partition begins,
+has ``catching_up`` tell what is gone, passes over what the index has told already, and commits positions too.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import NamedTuple, Protocol, Self
+
+from gatelog.core.errors import HistoryGoneError
+from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
+from gatelog.reader.subscriptions.history import History
+from gatelog.reader.subscriptions.marks import Mark, Marks, Trail, begins_before_kafka, is_before_kafka
+from gatelog.reader.subscriptions.membership import Membership
+from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place
+from gatelog.reader.subscriptions.starts import Origin
+from gatelog.reader.subscriptions.topics import Topics
+from gatelog.schemas.codec import Codec
+
+
+class Begin(NamedTuple):
+    """Where a partition of ours begins, and whether the group has committed that already."""
+
+    offset: int
+    is_committed: bool
+
+
+class Handling(Protocol):
+    """Who handles what is read. As ``Owner``, but told where partitions begin."""
+
+    def bind(self, reading: "GroupReading") -> None:
+        """Take note of what is read; called once, first."""
+        ...
+
+    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
+        """These partitions are ours from now on."""
+        ...
+
+    async def revoked(self, places: Sequence[Place]) -> Offsets:
+        """Finish or give up what is in hand of ``places``; return up to where each is handled."""
+        ...
+
+    async def lost(self, places: Sequence[Place]) -> None:
+        """Give up ``places``: others may have them already, and nothing can be committed."""
+        ...
+
+
+class GroupReading:
+    """The events of a group's partitions that are ours, in order. Make it with ``joined``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        joining: Joining,
+        codec: Codec,
+        history: History,
+        origin: Callable[[], Awaitable[Origin]],
+        handling: Handling,
+    ) -> None:
+        """Use ``joined`` instead."""
+        self._settings = settings
+        self._joining = joining
+        self._codec = codec
+        self._history = history
+        self._origin = origin
+        self._handling = handling
+        self._topics = Topics(settings, joining.categories)
+        self._trails: dict[Place, Trail] = {}
+        self._told: dict[Place, int] = {}  # what Kafka has up to here was told by the index, or handled before
+        self.member: Membership
+        self._catching_up: CatchingUp
+
+    @classmethod
+    @asynccontextmanager
+    async def joined(
+        cls,
+        settings: Settings,
+        joining: Joining,
+        codec: Codec,
+        history: History,
+        origin: Callable[[], Awaitable[Origin]],
+        handling: Handling,
+    ) -> AsyncIterator[Self]:
+        """Join the group; at the end ask ``handling`` to finish, commit, and leave at once.
+
+        ``origin`` says where the subscription began.
+
+        Raises:
+            SettingsError: Kafka is not configured, or refused the credentials.
+        """
+        reading = cls(settings, replace(joining, begins_again=True), codec, history, origin, handling)
+        handling.bind(reading)
+        async with Membership.joined(settings, reading._joining, codec, reading):
+            try:
+                yield reading
+            finally:
+                await reading._catching_up.close()
+
+    async def next(self, timeout: float | None = None) -> list[Batch]:
+        """Wait for what comes next: batches, one after the other within a partition. See ``Membership.next``.
+
+        Raises:
+            HistoryGoneError: the next events of a partition are neither in Kafka nor in the index.
+            IndexPlaceError: they are gone from Kafka, and the index is where it cannot be asked.
+            KafkaUnavailableError: Kafka was not found at all.
+            Exception: what ``handling`` raised when it was asked.
+        """
+        return [self._taken(batch) for batch in await self.member.next(timeout)]
+
+    def _taken(self, batch: Batch) -> Batch:
+        if not batch.events or is_before_kafka(batch.offsets[0]):
+            return batch
+        if batch.place in self._told:
+            batch = self._without_told(batch)
+        self._trails[batch.place].took(batch.offsets, [event.position for event in batch.events])
+        return batch
+
+    def _without_told(self, batch: Batch) -> Batch:
+        """Pass over what was told; once there is something else, nothing more of it comes."""
+        told = self._told[batch.place]
+        kept = [event for event in batch.events if event.position > told]
+        passed = len(batch.events) - len(kept)
+        if kept:
+            del self._told[batch.place]
+        if not passed:
+            return batch
+        size = batch.size_bytes * len(kept) // len(batch.events)
+        self.member.release(passed, batch.size_bytes - size)
+        return replace(batch, events=kept, offsets=batch.offsets[passed:], size_bytes=size)
+
+    def release(self, events: int, size_bytes: int) -> None:
+        """Say that ``events`` which ``next`` returned are done with: there is room for as many."""
+        self.member.release(events, size_bytes)
+        self._catching_up.stir()
+
+    @property
+    def events_max(self) -> int:
+        """How many events may be in hand."""
+        return self._joining.events_max
+
+    def acknowledged(self, place: Place) -> int:
+        """Return the offset of a partition of ours that Kafka has last said to be committed; -1: none yet."""
+        return self.member.acknowledged(place)
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Read nothing more of ``places`` until ``resume``. What is on its way already still arrives."""
+        self._catching_up.pause(places)
+        self.member.pause(places)
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """Read ``places`` again."""
+        self._catching_up.resume(places)
+        self.member.resume([place for place in places if place not in self._catching_up])
+
+    def commit(self, offsets: Offsets) -> None:
+        """Commit up to where partitions are handled, without waiting. See ``Membership.commit``."""
+        self.member.commit(self._marks(offsets))
+
+    def _marks(self, offsets: Offsets) -> Marks:
+        return {place: self._trails[place].mark(offset) for place, offset in offsets.items() if place in self._trails}
+
+    def _handed_over(self, place: Place, position: int) -> None:
+        self._trails[place].told(position)
+        self._told[place] = position
+
+    # --- partitions come and go (see ``Owner``) -------------------------------------------------------
+
+    def bind(self, member: Membership) -> None:
+        """See ``Owner``."""
+        self.member = member
+        self._catching_up = CatchingUp(
+            self._settings, self._history, self._codec, self._joining, member, self._handed_over
+        )
+
+    async def assigned(self, places: Sequence[Place]) -> Offsets:
+        """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
+        committed = await self.member.committed(places)
+        lows, ends = await self._topics.beginnings(places), await self._topics.ends(places)
+        for place, mark in committed.items():
+            if mark.offset > ends[place]:
+                why = f"it ends at {ends[place]}: it was made anew, or has lost its end. Reset the group's offsets"
+                raise HistoryGoneError(*place, mark.offset, why)
+        marks, gone = await self._begins(places, committed, lows)
+        begins = {
+            place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in committed)
+            for place, mark in marks.items()
+        }
+        for place, mark in marks.items():
+            self._trails[place] = Trail(mark)
+            if mark.position is not None:
+                self._told[place] = mark.position
+        await self._handling.assigned(begins)
+        self.member.begin_paused(gone)
+        self._catching_up.add(gone.values())
+        return {place: lows[place] if place in gone else mark.offset for place, mark in marks.items()}
+
+    async def _begins(
+        self, places: Sequence[Place], committed: Marks, lows: Offsets
+    ) -> tuple[Marks, dict[Place, Gone]]:
+        """Return where each partition begins, and of those which are to be told by the index first."""
+        is_gone = {place for place, mark in committed.items() if mark.offset < lows[place]}
+        forgotten = {place for place in is_gone if committed[place].position is None}
+        if forgotten or len(committed) < len(places):
+            origin = await self._origin()
+            new = await origin.marks_of(self._settings, [place for place in places if place not in committed])
+            as_begun = {place: Mark(committed[place].offset, origin.handled) for place in forgotten}
+            committed = {**committed, **new, **as_begun}
+            is_gone |= {place for place, mark in new.items() if mark.offset < lows[place]}
+            since = origin.at
+        else:
+            since = None
+        gone = {}
+        for place in is_gone:
+            position = committed[place].position
+            gone[place] = Gone(place, position or 0, lows[place], since if position is None else None)
+        return committed, gone
+
+    async def revoked(self, places: Sequence[Place]) -> Marks:
+        """Have what is in hand finished or given up."""
+        self._catching_up.drop(places)
+        marks = self._marks(await self._handling.revoked(places))
+        self._forget(places)
+        return marks
+
+    async def lost(self, places: Sequence[Place]) -> None:
+        """Have everything given up: others may handle it already."""
+        self._catching_up.drop(places)
+        await self._handling.lost(places)
+        self._forget(places)
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        for place in places:
+            self._trails.pop(place, None)
+            self._told.pop(place, None)

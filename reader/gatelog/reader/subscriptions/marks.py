@@ -1,0 +1,105 @@
+"""Where a group stands in a partition: an offset in Kafka, and the position that belongs to it. Pure.
+
+The group commits both: the position goes into the metadata of the committed offset. So what was handled is known even
+when Kafka has forgotten it, and can be looked up in the index; and it is fenced, shared out and taken over with the
+partition, as the offset is.
+
+An event from the index has no offset. It stands before all offsets, in the order of positions: at a negative number
+that ``before_kafka`` makes of its position. Whoever keeps order by offsets need not know.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from confluent_kafka import TopicPartition
+
+from gatelog.reader.subscriptions.merge import Place
+
+_BASE: Final = -(2**62)
+_METADATA: Final = "gatelog position="
+
+
+class Mark(NamedTuple):
+    """The next offset to read, and the position up to which all of the partition is handled (None: not known)."""
+
+    offset: int
+    position: int | None = None
+
+
+Marks: TypeAlias = Mapping[Place, Mark]
+
+
+def before_kafka(position: int) -> int:
+    """Return where an event of the index stands."""
+    return _BASE + position
+
+
+def begins_before_kafka(position: int | None) -> int:
+    """Return where the first event after a position stands; or one of which nothing is known yet."""
+    return _BASE if position is None else _BASE + position + 1
+
+
+def is_before_kafka(offset: int) -> bool:
+    """Say whether an event that stands here came from the index."""
+    return offset < 0
+
+
+def kafka_marks(marks: Marks) -> list[TopicPartition]:
+    """Return marks as the client commits them."""
+    return [
+        TopicPartition(*place, mark.offset)
+        if mark.position is None
+        else TopicPartition(*place, mark.offset, metadata=f"{_METADATA}{mark.position}")
+        for place, mark in marks.items()
+    ]
+
+
+def marks_of(committed: Iterable[TopicPartition]) -> dict[Place, Mark]:
+    """Return what was committed, without partitions that have no offset. What others commit has no position."""
+    return {
+        (each.topic, each.partition): Mark(each.offset, _position(each)) for each in committed if each.offset >= 0
+    }
+
+
+def _position(committed: TopicPartition) -> int | None:
+    name, _, digits = (committed.metadata or "").partition("=")
+    return int(digits) if f"{name}=" == _METADATA and digits.isascii() and digits.isdigit() else None
+
+
+class Trail:
+    """Says which position belongs to an offset of one partition, while it is ours."""
+
+    __slots__ = ("_begin", "_chunks", "_position")
+
+    def __init__(self, begin: Mark) -> None:
+        """Begin where the group stands."""
+        self._begin = begin
+        self._position = begin.position  # of what is before all chunks
+        self._chunks: deque[tuple[Sequence[int], Sequence[int]]] = deque()  # offsets, positions
+
+    def took(self, offsets: Sequence[int], positions: Sequence[int]) -> None:
+        """Take note of events from Kafka, in order."""
+        if offsets:
+            self._chunks.append((offsets, positions))
+
+    def told(self, position: int) -> None:
+        """The index has told everything up to a position; what Kafka has comes after it."""
+        self._position = max(self._position or 0, position)
+
+    def mark(self, offset: int) -> Mark:
+        """Return what to commit when everything before ``offset`` is handled. Offsets rise from call to call."""
+        if is_before_kafka(offset):
+            position = offset - _BASE - 1
+            return self._begin if position < 0 else Mark(self._begin.offset, position)
+        chunks = self._chunks
+        while chunks and chunks[0][0][-1] < offset:
+            self._position = max(self._position or 0, chunks.popleft()[1][-1])
+        if not chunks:
+            return Mark(offset, self._position)
+        offsets, positions = chunks[0]
+        nth = bisect_left(offsets, offset)
+        if nth > 0:
+            return Mark(offset, positions[nth - 1])
+        return Mark(offset, positions[0] - 1 if self._position is None else self._position)
