@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.apart import connected, noted, outbox_events, parts, rotate
 from support.databases import sharded
-from support.losses import delete_topic, empty_index
+from support.losses import empty_index, lose_topic
 from support.processes import background, environment, gatelog
 from support.running import running
 from support.waiting import until
@@ -176,7 +176,7 @@ async def test_a_walk_that_began_before_the_frontier_went_back_says_nothing(shar
 
 async def test_a_shard_that_kafka_cannot_fill_stays(shards: Settings) -> None:
     await fill(shards, 2)
-    await asyncio.to_thread(delete_topic, shards, "Memo")
+    await lose_topic(shards, "Memo")
     mine = sum(stream.startswith("Memo-") for stream in STREAMS if shard_of(stream.encode(), 2) == 1)
     with pytest.raises(RebuildRefusedError, match=f"live index holds {2 * mine} events at positions"):
         await rebuild(shards, silent, shard=1)

@@ -8,7 +8,7 @@ import pytest
 from support.apart import connected, noted, parts, rotate
 from support.databases import sharded
 from support.kafka import Seen, records_of
-from support.losses import delete_topic, topics_are_gone
+from support.losses import lose_topic
 from support.models import Noted
 from support.reconciling import look, republish
 from support.running import running
@@ -59,12 +59,7 @@ async def lose_and_fill(settings: Settings, number: int) -> None:
             await rotate(settings, gate)
             await until(partial(held, settings, total), f"{total} records are in Kafka")
         before = await asyncio.to_thread(records_of, settings)
-        await asyncio.to_thread(delete_topic, settings, "Memo")
-
-        async def half_is_left() -> bool:
-            return await held(settings, total // 2)
-
-        await until(half_is_left, "the topic is gone")
+        await lose_topic(settings, "Memo")
         plan = await republish(settings)
         assert (plan.events, plan.from_outbox, len(plan.offsets)) == (total // 2, 0, number)
         assert content(await asyncio.to_thread(records_of, settings)) == content(before)
@@ -74,8 +69,7 @@ async def lose_and_fill(settings: Settings, number: int) -> None:
             await until(partial(held, settings, total + more), "all is in Kafka")
         before = await asyncio.to_thread(records_of, settings)
         for category in ("Note", "Memo"):
-            await asyncio.to_thread(delete_topic, settings, category)
-        await topics_are_gone(settings)
+            await lose_topic(settings, category)
         plan = await republish(settings)
         assert plan.events == total + more
         assert plan.from_outbox > 0
@@ -99,7 +93,7 @@ async def test_what_no_shard_holds_is_named(shards: Settings) -> None:
         await append(producer, 1)
         async with running(*parts(shards)):
             await rotate(shards, gate)
-    await asyncio.to_thread(delete_topic, shards, "Note")
+    await lose_topic(shards, "Note")
     async with connected(shards.shard_dsns[1]) as shard:
         position = await shard.fetchval(f"SELECT min(position) FROM {shards.store}.events WHERE category = 'Note'")
         await shard.execute(

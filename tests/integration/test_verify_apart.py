@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.apart import connected, noted, outbox_events, parts, rotate
-from support.losses import delete_topic
+from support.losses import lose_topic
 from support.processes import environment, gatelog
 from support.restores import dump, restore
 from support.running import running
@@ -156,7 +156,7 @@ async def test_a_shard_that_was_restored(filled: Settings, tmp_path: Path) -> No
 
 
 async def test_topics_that_are_gone(filled: Settings, tmp_path: Path) -> None:
-    await asyncio.to_thread(delete_topic, filled, "Note")
+    await lose_topic(filled, "Note")
     shown = await asyncio.to_thread(gatelog, ["verify", "--json"], environment(filled), tmp_path)
     assert shown.returncode == 8, shown.stderr
     report = json.loads(shown.stdout)

@@ -60,18 +60,22 @@ async def initialise(settings: Settings, *, adopt_index: bool = False) -> list[M
     Raises:
         IndexPlaceError: a database is not what the settings say; nothing was changed there.
     """
-    keys = await _keys_of_shards(settings)  # first: who makes the store at this moment begins with the gate
+    keys = await _keys_of_shards(
+        settings, check=adopt_index
+    )  # first: who makes the store at this moment begins with the gate
     applied = await _initialise_gate(settings, keys, adopt_index=adopt_index)
     for number in range(len(settings.index_dsns)):
         applied += await _initialise_shard(settings, number)
     return applied
 
 
-async def _keys_of_shards(settings: Settings) -> dict[int, UUID]:
+async def _keys_of_shards(settings: Settings, *, check: bool) -> dict[int, UUID]:
     keys = {}
     for number, dsn in enumerate(settings.shard_dsns):
         async with _connection(settings, dsn, "gatelog init") as connection:
-            if (key := await shards.key_of(connection, settings, number)) is not None:
+            if check:
+                await shards.refuse_other(connection, settings, number, None)
+            if (key := await shards.key_of(connection, settings)) is not None:
                 keys[number] = key
     return keys
 

@@ -54,11 +54,9 @@ def disorder(row: asyncpg.Record, head: int | None) -> tuple[str, str] | None:
         return "gate differs", "the gate does not know the stream"
     if head < row["version"]:
         return "gate differs", f"the gate says that the stream ends at version {head:,}"
-    if row["version"] == 1:
-        return None
-    if row["before"] is None:
+    if row["before"] is None and row["version"] > 1:
         return "gap in a stream", f"the index lacks version {row['version'] - 1:,}"
-    if row["before"] >= row["position"]:
+    if row["before"] is not None and row["before"] >= row["position"]:
         return "out of order in a stream", f"the version before it is at position {row['before']:,}"
     return None
 

@@ -250,21 +250,23 @@ class _Verification:
                 self._report("check the index", shard * span + after - first + 1, len(self._shards) * span)
 
     async def _judge_rows(self, shard: int, rows: Sequence[asyncpg.Record], in_index: Positions) -> None:
-        add, named = self._found.add, self._databases.named(shard)
+        add = self._found.add
         heads = await self._heads_of({row["stream"] for row in rows})
         forgotten: set[object] = set()
         if self._databases.is_apart:  # there, it keeps the ids itself
             forgotten = {row["id"] for row in await self._gate("forgotten", [row["event_id"] for row in rows])}
         for row in rows:
-            where = f"{named}position {row['position']:,} ({row['stream']}@{row['version']})"
             if not in_index.add(row["position"]):
-                add("repeated in the index", f"{where}: another shard holds this position, too")
+                add("repeated in the index", f"{self._row(shard, row)}: another shard holds this position, too")
             if (owner := self._databases.shard_of(row["stream"])) != shard:
-                add("in the wrong shard", f"{where}: it belongs to shard {owner}")
+                add("in the wrong shard", f"{self._row(shard, row)}: it belongs to shard {owner}")
             if row["event_id"] in forgotten:
-                add("gate forgot an id", f"{where}: {row['event_id']}; a retry would be stored again")
+                add("gate forgot an id", f"{self._row(shard, row)}: {row['event_id']}; a retry would be stored again")
             if (bad := disorder(row, heads.get(row["stream"]))) is not None:
-                add(bad[0], f"{where}: {bad[1]}")
+                add(bad[0], f"{self._row(shard, row)}: {bad[1]}")
+
+    def _row(self, shard: int, row: asyncpg.Record) -> str:
+        return f"{self._databases.named(shard)}position {row['position']:,} ({row['stream']}@{row['version']})"
 
     async def _heads_of(self, streams: Iterable[str]) -> dict[str, int]:
         return {row["stream"]: row["version"] for row in await self._gate("heads_of", list(streams))}

@@ -117,19 +117,12 @@ async def refuse_other(
             _compare(row, settings, number, key)
 
 
-async def key_of(connection: postgres.Connection, settings: Settings, number: int) -> UUID | None:
-    """Return the key of the store that a database holds shard ``number`` of; None: it holds nothing yet.
-
-    Raises:
-        IndexPlaceError: it is something else.
-    """
+async def key_of(connection: postgres.Connection, settings: Settings) -> UUID | None:
+    """Return the key of the store that a database holds a shard of; None: it holds none."""
     if not (await tables(connection, settings.store)).is_pinned:
         return None
     row = await connection.fetchrow(queries(PACKAGE, "shards.sql", settings.store)["place"])
-    if row is None:
-        return None
-    _compare(row, settings, number, None)
-    return UUID(bytes=row["store_key"].bytes)
+    return None if row is None or row["shard"] is None else UUID(bytes=row["store_key"].bytes)
 
 
 async def pin(connection: postgres.Connection, settings: Settings, number: int | None, key: UUID | None) -> UUID:

@@ -31,7 +31,7 @@ class Databases:
 
     def shard_of(self, stream: str) -> int:
         """Return the number of the shard that holds a stream."""
-        return shards.shard_of(stream.encode(), len(self.shards))
+        return shards.shard_of(stream.encode(), len(self.shards)) if len(self.shards) > 1 else 0
 
     def named(self, shard: int) -> str:
         """Return what is put before a message about a shard: nothing, if there is one only."""
