@@ -1,6 +1,7 @@
 """The gate is restored from an old backup, or lost, and its index, in other databases, is not."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,10 +83,10 @@ async def all_is_well(settings: Settings, streams: dict[str, int]) -> None:
     assert done.indexed == total
 
 
-@pytest.mark.parametrize("number", [1, 2])
 async def test_an_old_backup_of_the_gate(
-    bare_settings: Settings, spare_dsns: list[str], tmp_path: Path, number: int
+    bare_settings: Settings, spare_dsns: list[str], tmp_path: Path, chance: random.Random, long: bool
 ) -> None:
+    number = chance.choice([1, 2]) if long else 2  # databases
     async with sharded(bare_settings, spare_dsns[:number]) as settings:
         await initialise(settings)
         await follow_after_a_restore(settings, tmp_path / "gate.sql", number)
