@@ -19,7 +19,7 @@ from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.parsing import Parser
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place
-from gatelog.reader.subscriptions.polling import Poller
+from gatelog.reader.subscriptions.polling import Arrival, Polled, Poller
 from gatelog.reader.subscriptions.probing import committed
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import source_of
@@ -39,7 +39,7 @@ class Membership:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._admin = kafka.admin(self._properties)
-        self._arrived: asyncio.Queue[list[Batch] | BaseException | None] = asyncio.Queue()  # bounded by the poller
+        self._arrived: asyncio.Queue[Arrival] = asyncio.Queue()  # bounded by the poller
         self._parser = Parser(source_of(settings.store), codec, joining.types)
         self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
         self._gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
@@ -63,11 +63,15 @@ class Membership:
             await member._poller.close()
 
     def _new_poller(self, protocol: str) -> Poller:
-        return Poller(self._settings, self._joining, protocol, self._parser, self._owner, self._deliver)
+        return Poller(self._settings, self._joining, protocol, self._owner, self._deliver)
 
-    def _deliver(self, batches: list[Batch] | None) -> None:
-        """Called in the polling thread. None: it has ended."""
-        self._loop.call_soon_threadsafe(self._arrived.put_nowait, batches)
+    def _deliver(self, arrivals: list[Arrival]) -> None:
+        """Called in the polling thread."""
+        self._loop.call_soon_threadsafe(self._put, arrivals)
+
+    def _put(self, arrivals: list[Arrival]) -> None:
+        for each in arrivals:
+            self._arrived.put_nowait(each)
 
     async def next(self, timeout: float | None = None) -> list[Batch]:
         """Wait for what arrives next: at most one batch a partition. Nothing within ``timeout`` seconds: empty.
@@ -80,19 +84,30 @@ class Membership:
             Exception: what the owner raised when it was asked, or has put in with ``fail``.
         """
         while True:
+            if not self._arrived.empty():
+                await asyncio.sleep(0)  # let others run, however much has arrived
             try:
                 async with asyncio.timeout(timeout):
-                    batches = await self._arrived.get()
+                    arrived = await self._arrived.get()
             except TimeoutError:
                 return []
-            if isinstance(batches, BaseException):
-                raise batches
-            if batches is None:
+            if isinstance(arrived, BaseException):
+                raise arrived
+            if arrived is None:
                 await self._ended()
                 continue
+            batches = self._parsed(arrived) if isinstance(arrived, Polled) else arrived
             await self._codec.warm({event.schema_id for batch in batches for event in batch.events})
             if owned := [batch for batch in batches if self._is_ours(batch)]:
                 return owned
+
+    def _parsed(self, polled: Polled) -> list[Batch]:
+        batches = self._parser.batches(polled.messages, polled.assigned)
+        events = sum(len(batch.events) for batch in batches)
+        if events < len(polled.messages):  # others were filtered, or are not ours
+            size_bytes = sum(batch.size_bytes for batch in batches)
+            self.release(len(polled.messages) - events, polled.size_bytes - size_bytes)
+        return batches
 
     def _is_ours(self, batch: Batch) -> bool:
         """Drop what was revoked while it was on its way; it may even be ours again, from another offset on."""

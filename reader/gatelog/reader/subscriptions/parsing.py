@@ -30,6 +30,11 @@ class _Open:
     size_bytes: int = 0
 
 
+def size_of(message: Message) -> int:
+    """Return what a record will hold in memory as an event, roughly."""
+    return ENVELOPE_BYTES + len(message)
+
+
 class Parser:
     """Turns messages into batches. Foreign and unreadable records are logged, counted and passed over."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -22,33 +22,46 @@ from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
 from gatelog.reader.subscriptions.marks import Marks, kafka_marks
-from gatelog.reader.subscriptions.parsing import Parser
+from gatelog.reader.subscriptions.parsing import size_of
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
 
 POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing arrives
 ASSIGN_TIMEOUT_S: Final = 60.0
 ASK_S: Final = 0.01
 FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
-BATCH_EVENTS_MAX: Final = 1_000
+POLL_RECORDS_MAX: Final = (
+    1_000  # few polls: after each, the interpreter's lock must be had again, which may take a while
+)
+RUN_RECORDS: Final = 250  # that are parsed at once: more leave the caches of a CPU before they are handled
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
 
 _Answer = TypeVar("_Answer")
+
+
+class Polled(NamedTuple):
+    """Records as they were polled, and what was assigned then. ``size_bytes``: as events, roughly."""
+
+    messages: list[Message]
+    assigned: dict[Place, int]
+    size_bytes: int
+
+
+Arrival: TypeAlias = Polled | list[Batch] | BaseException | None  # None: the thread has ended
 _assignments: Final = count(1)  # over all pollers: batches of an earlier one may be on their way
 _log = logs.logger("subscription")
 
 
 class Poller:
-    """Polls one consumer in a thread of its own, and delivers batches."""
+    """Polls one consumer in a thread of its own, and delivers what arrives. It is parsed in the event loop."""
 
     def __init__(
         self,
         settings: Settings,
         joining: Joining,
         protocol: str,
-        parser: Parser,
         owner: Owner,
-        deliver: Callable[[list[Batch] | None], None],
+        deliver: Callable[[list[Arrival]], None],
     ) -> None:
         """Make the consumer; ``start`` joins. Called in the event loop, whose owner is asked there."""
         self.protocol = protocol
@@ -59,7 +72,6 @@ class Poller:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._joining = joining
-        self._parser = parser
         self._owner = owner
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
@@ -101,7 +113,7 @@ class Poller:
         """Deliver what comes from elsewhere, within the same bounds."""
         self._told_events += sum(len(batch.events) for batch in batches)
         self._told_bytes += sum(batch.size_bytes for batch in batches)
-        self._deliver(batches)
+        self._deliver([batches])
 
     def release(self, events: int, size_bytes: int) -> None:
         """Make room."""
@@ -206,7 +218,7 @@ class Poller:
         with suppress(RuntimeError):  # the consumer is closed; nobody waits for an answer for ever
             self._obey()
         if not self._loop.is_closed():
-            self._deliver(None)
+            self._deliver([None])
 
     def _subscribe(self) -> None:
         store = self._settings.store
@@ -244,18 +256,23 @@ class Poller:
         self.polled_at = time.monotonic()
         self._obey()
         self._refresh_topics()
-        room = self._room_for()
-        if room == 0 and not self._is_full:
-            self._room.wait(FULL_S)
-            room = self._room_for()
+        room = self._room_for() if self._is_full else self._wait_for_room()
         self._pause_when_full(room)
-        messages = self._poll(max(1, min(room, BATCH_EVENTS_MAX)))
+        messages = self._poll(max(1, min(room, POLL_RECORDS_MAX)))
         if messages:
-            batches = self._parser.batches(messages, self.assigned)
-            self._delivered_events += sum(len(batch.events) for batch in batches)
-            self._delivered_bytes += sum(batch.size_bytes for batch in batches)
-            if batches:  # none, when they are of partitions that have just gone
-                self._deliver(batches)
+            runs = [messages[begin : begin + RUN_RECORDS] for begin in range(0, len(messages), RUN_RECORDS)]
+            polled = [Polled(run, self.assigned, sum(map(size_of, run))) for run in runs]
+            self._delivered_events += len(messages)
+            self._delivered_bytes += sum(each.size_bytes for each in polled)
+            self._deliver([*polled])
+
+    def _wait_for_room(self) -> int:
+        """Return how many events more may be in hand; none, when that has not changed for a while."""
+        deadline = time.monotonic() + FULL_S
+        while (room := self._room_for()) == 0 and (left := deadline - time.monotonic()) > 0:
+            self._room.wait(left)
+            self._obey()
+        return room
 
     def _room_for(self) -> int:
         """Return how many events more may be in hand."""
@@ -275,13 +292,14 @@ class Poller:
                 self.consumer.pause([TopicPartition(*place) for place in self.assigned])
 
     def _poll(self, events_max: int) -> list[Message]:
-        """Take what is there (``consume`` alone waits for a full batch)."""
-        first = self.consumer.poll(0.05 if self._is_full else POLL_S)
-        if first is None:
-            return []
-        found = [first]
-        if events_max > 1:
-            found += self.consumer.consume(events_max - 1, timeout=0)
+        """Take what is there, or wait for the next (``consume`` would wait for a full batch).
+
+        Each call lets go of the interpreter's lock, and on a busy machine it takes a while to come back: far behind,
+        there is one a batch.
+        """
+        found = self.consumer.consume(events_max, timeout=0)
+        if not found and (first := self.consumer.poll(0.05 if self._is_full else POLL_S)) is not None:
+            found = [first]
         return [message for message in found if self._is_record(message)]
 
     def _is_record(self, message: Message) -> bool:
