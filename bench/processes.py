@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psutil
@@ -13,17 +13,20 @@ from gatelog.core.settings import Settings
 
 
 @contextmanager
-def gatelog(settings: Settings, *arguments: str) -> Iterator[psutil.Process]:
-    """Run ``gatelog …`` as users do, in a process of its own."""
-    environment = {
+def gatelog(
+    settings: Settings, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[psutil.Process]:
+    """Run ``gatelog …`` as users do, in a process of its own, with more in its environment."""
+    whole = {
         **os.environ,
+        **(environment or {}),
         "GATELOG_STORE": settings.store,
         "GATELOG_POSTGRES_DSN": settings.dsn,
         "GATELOG_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_properties["bootstrap.servers"],
     }
     command = [sys.executable, "-c", "from gatelog.console.app import main; main()", *arguments]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=whole, stdout=log, stderr=log)
         try:
             yield psutil.Process(process.pid)
         finally:

@@ -130,6 +130,29 @@ async def test_workers_share_the_partitions_and_one_that_is_killed_is_started_ag
     assert await member_pids() <= {victim}, "who ends well takes its row along"
 
 
+async def test_workers_end_when_their_parent_is_killed(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
+) -> None:
+    """Who starts it anew would have the old workers beside the new ones."""
+    await members.prepare(connection, settings, tmp_path)
+    parent = members.start(settings, tmp_path, "--workers", "2")
+
+    async def running() -> int:
+        return int(await connection.fetchval(f"SELECT count(*) FROM {settings.store}.subscription_members"))
+
+    async def both_run() -> bool:
+        return await running() == 2
+
+    async def none_runs() -> bool:
+        return await running() == 0
+
+    try:
+        await until(both_run, "both workers run")
+    finally:
+        parent.kill()
+    await until(none_runs, "both have ended, and taken their rows along")
+
+
 def test_what_cannot_be_consumed_is_named(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

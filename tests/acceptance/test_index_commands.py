@@ -45,6 +45,8 @@ async def test_from_a_strange_record_to_a_store_that_agrees(settings: Settings, 
     code, _, err = await run("index", "dismiss", number, "--because", " ")
     assert (code, "needs a reason" in err) == (2, True)
     assert (await run("index", "dismiss", number, "--because", "a test wrote it"))[0] == 0
+    code, _, err = await run("index", "retry", number)
+    assert (code, "no open unreadable record" in err) == (2, True)
     code, out, _ = await run("verify", "--from", "1", "--to", "2")
     assert (code, "They agree." in out) == (0, True), out
     code, out, _ = await run("verify", "--json")

@@ -71,6 +71,7 @@ async def test_streams_and_queries(
         (["Order-1", "--explain"], "Stream 'Order-1' has no filters"),
         (["--from", "1"], "--from and --to are versions"),
         (["--since", "yesterday"], "--since 'yesterday': say a time"),
+        (["--since", "999999d"], "--since '999999d': say a time"),
         (["--where", "customer"], "--where 'customer': say a field"),
         (["--where", "customer>true"], "a bool has no order"),
         (["--type", "no type"], "not a legal Avro name"),

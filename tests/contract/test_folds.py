@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from support.stores import Store
 
 from gatelog.core.errors import InvalidInputError, SchemaError, StreamNotFoundError
@@ -190,6 +190,48 @@ async def test_a_state_that_json_would_change_is_not_kept(store: Store, snapshot
     for _ in range(2):
         assert (await store.reader.fold("Account-1", Lossy, snapshot_every=1)).seen == 3
     assert await snapshots.load(key("Account-1", Lossy)) is None
+
+
+async def test_a_state_with_more_than_its_fields_is_not_kept(store: Store, snapshots: Snapshots) -> None:
+    """Private attributes are not in JSON: a fold that went on from a snapshot would have begun without them."""
+
+    class Distinct(State):
+        count: int = 0
+        _seen: set[Decimal] = PrivateAttr(default_factory=set)
+
+        def apply(self, event: RecordedEvent) -> None:
+            if isinstance(event.data, Deposited) and event.data.amount not in self._seen:
+                self._seen.add(event.data.amount)
+                self.count += 1
+
+    await deposit(store, 1, 2, 1)
+    for expected in (2, 3):
+        assert (await store.reader.fold("Account-1", Distinct, snapshot_every=1)).count == expected
+        await deposit(store, 2, 3)
+    assert await snapshots.load(key("Account-1", Distinct)) is None
+
+
+async def test_scripts_do_not_share_snapshots(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two scripts, each with a class of this name and these fields; every script is the module __main__."""
+
+    def of_script(file: str, wanted: type[Event]) -> type[State]:
+        class Count(State):
+            count: int = 0
+
+            def apply(self, event: RecordedEvent) -> None:
+                self.count += isinstance(event.data, wanted)
+
+        Count.__module__ = "__main__"
+        monkeypatch.setattr("__main__.__spec__", None, raising=False)
+        monkeypatch.setattr("__main__.__file__", file, raising=False)
+        return Count
+
+    await deposit(store, 1, 2)
+    for file, wanted, expected in (("/a.py", Deposited, 2), ("/b.py", Renamed, 0), ("/a.py", Deposited, 2)):
+        state = await store.reader.fold("Account-1", of_script(file, wanted), snapshot_every=1)
+        assert state.model_dump() == {"count": expected}
+    with pytest.raises(InvalidInputError, match="snapshot_every"):
+        await store.reader.fold("Account-1", Account, snapshot_every=-1)
 
 
 async def test_a_state_without_json_says_so(store: Store) -> None:

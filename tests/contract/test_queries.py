@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -285,7 +285,7 @@ async def test_cursors(filled: Filled) -> None:
         changed = "A" if first.cursor[place] != "A" else "B"
         with pytest.raises(InvalidCursorError, match=r"altered|not a cursor"):
             await query.page(3, first.cursor[:place] + changed + first.cursor[place + 1 :])
-    for nonsense in ("", "x", "é", "A" * 200, first.cursor + "AAAA"):
+    for nonsense in ("", "x", "é", "A" * 200, first.cursor + "AAAA", first.cursor + "=", "!" + first.cursor):
         with pytest.raises(InvalidCursorError):
             await query.page(3, nonsense)
 
@@ -318,8 +318,72 @@ async def test_bad_filters_are_one_clear_error_each(store: Store) -> None:
         reader.all(where={"x": "a\0"})
     with pytest.raises(InvalidInputError, match="51 conditions"):
         reader.all(where=[field("x") > n for n in range(51)])
+    for big in (10**5000, Decimal("1E+1000000"), Decimal("1E-1000000")):
+        with pytest.raises(InvalidInputError, match="1,000 digits"):
+            _ = field("x") == big
     with pytest.raises(TypeError, match="as a list"):
         assert 1 < field("x") < 3
+
+
+BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=12)))  # in UTC
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"types": "Bought"},  # the letters of a text are no types
+        {"types": [3]},
+        {"types": ["\ud800"]},
+        {"since": "2026-01-01"},
+        {"since": datetime(2026, 1, 1).date()},  # noqa: DTZ001 - on purpose
+        {"until": BEFORE_TIME},
+        {"after": "1"},
+        {"after": 2**63},
+        {"limit": "1"},
+        {"where": {"x": "\ud800"}},
+        {"where": {"\ud800": "x"}},
+        {"where": {"x": ["\0"]}},
+        {"where": {"x": BEFORE_TIME}},
+        {"where": {"x": b"bytes"}},
+    ],
+)
+async def test_what_postgres_would_refuse_is_refused_before(store: Store, filters: dict[str, Any]) -> None:
+    with pytest.raises((InvalidInputError, SchemaError)):
+        store.reader.all(**filters)
+
+
+async def test_names_are_texts(store: Store) -> None:
+    for name in ("\ud800", "\0", 5, None):
+        with pytest.raises(InvalidInputError, match="categories"):
+            store.reader.category(name)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(InvalidInputError, match="no event id"):
+        await store.reader.indexed(["x"])  # type: ignore[list-item] # on purpose
+    assert [event async for event in store.reader.all(after=2**63 - 1)] == []
+
+
+class Priced(Event):
+    price: Decimal = Field(max_digits=20, decimal_places=10)
+    due: list[AwareDatetime] = Field(default_factory=list)
+
+
+async def test_small_decimals_and_times_in_lists_are_found(store: Store, real: Settings | None) -> None:
+    """Python writes a small decimal as 1E-10, and zero as 0E-10."""
+    noon = datetime(2026, 1, 2, 12, tzinfo=timezone(timedelta(hours=2)))
+    prices = [Decimal("1E-10"), Decimal(0), Decimal("-0.0000001"), Decimal("2.5")]
+    async with AsyncExitStack() as stack:
+        if real is not None:
+            await stack.enter_async_context(running(Relay(real), Indexer(real)))
+        events = [Priced(price=price, due=[noon]) for price in prices]
+        await store.reader.indexed((await store.producer.append("Priced-1", events, expected_version=0)).event_ids)
+
+    async def found(*where: Condition) -> list[Decimal]:
+        return [event.data.price async for event in store.reader.all(where=where)]  # type: ignore[union-attr]
+
+    assert await found(field("price") >= 0) == [prices[0], prices[1], prices[3]]
+    assert await found(field("price") == prices[0]) == prices[:1]
+    assert await found(field("price") < 0) == [prices[2]]
+    assert await found(field("price") == 0) == [prices[1]]
+    assert await found(field("due") == [noon]) == prices
 
 
 async def test_last_and_exists(store: Store) -> None:

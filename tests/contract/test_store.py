@@ -281,5 +281,12 @@ async def test_reads(store: Store) -> None:
     assert await read(from_version=2, to_version=4, limit=2, backward=True) == "dc"
     assert await read(from_version=9) == ""
     assert await read(limit=0) == ""
+    assert await read(to_version=0) == await read(to_version=-1, backward=True) == ""
+    assert await read(from_version=0) == await read(from_version=-3) == await read(from_version=-(2**70)) == "abcdef"
+    assert await read(to_version=2**64) == "abcdef"
+    assert await read(from_version=2**64) == ""
+    for bad in ({"from_version": "1"}, {"to_version": 1.5}, {"limit": "3"}, {"limit": -1}):
+        with pytest.raises(InvalidInputError, match="must"):
+            await read(**bad)
     with pytest.raises(StreamNotFoundError):
         [event async for event in store.reader.stream("Note-2")]

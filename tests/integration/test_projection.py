@@ -94,6 +94,24 @@ async def test_an_event_that_fails_is_named_and_everything_before_it_is_kept(
     assert await positions(rows, f"{settings.store}_f") == list(range(1, 51))
 
 
+async def test_a_function_that_meets_a_cancellation_has_failed(
+    settings: Settings, producer: Producer, pipeline: None, rows: Connection
+) -> None:
+    """It ended `run` without a word, as if the projection had been stopped."""
+    projection = Projection("cancelled", categories=["Note"])
+
+    @projection.batch
+    async def meet(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        raise asyncio.CancelledError  # of a task that it waited for
+
+    await projection.prepare(settings)
+    await fill(producer, 3, ["Note"])
+    async with asyncio.timeout(60):
+        with pytest.raises(ProjectionFailedError) as raised:
+            await projection.run(asyncio.Event(), settings)
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
 @pytest.mark.parametrize("order", ORDERS)
 async def test_members_share_the_work_or_stand_by(
     settings: Settings, producer: Producer, pipeline: None, rows: Connection, order: Literal["partition", "total"]
@@ -265,3 +283,20 @@ async def test_following_in_total_order_from_a_position(
     assert found == expected[:26]
     with pytest.raises(InvalidInputError, match="positions begin"):
         await anext(follow(after=-1, settings=settings))
+
+
+async def test_a_schema_with_tables_of_others_is_refused(settings: Settings, rows: Connection) -> None:
+    """A rebuild would have renamed it, tables and all, and a drop removed them: those of the store, for example."""
+
+    async def tables(connection: Connection) -> None:
+        await connection.execute("CREATE TABLE IF NOT EXISTS spent (cents bigint)")
+
+    wrong = Projection("totals", schema=settings.store)
+    wrong.set_up(tables)
+    with pytest.raises(InvalidInputError, match="one of its own"):
+        await wrong.prepare(settings)
+    right = Projection("totals", schema=f"{settings.store}_own")
+    right.set_up(tables)
+    for _ in range(2):
+        await right.prepare(settings)
+    assert await rows.fetchval("SELECT to_regclass($1)::text", f"{settings.store}_own.spent") is not None

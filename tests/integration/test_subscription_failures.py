@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 
 import pytest
 from support.models import Noted
@@ -225,3 +226,112 @@ async def test_a_bound_on_what_is_parked_stops_the_subscription(settings: Settin
         with pytest.raises(ParkedFullError, match="2 events are parked"):
             await subscription.run(asyncio.Event(), settings)
     assert len(await asyncio.to_thread(parked, settings, "s")) == 2
+
+
+async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Settings, producer: Producer) -> None:
+    await append(producer, "Note-1", "poison", "b", "c")
+    subscription = Subscription("s", failures=Failures(attempts_max=1))
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+
+        async def are_parked() -> bool:
+            return len(await asyncio.to_thread(parked, settings, "s")) == 3
+
+        await until(are_parked, "the poison and its followers are parked")
+        await asyncio.to_thread(ask_again, settings, "s")
+
+        async def has_failed_again() -> bool:
+            poison = (await asyncio.to_thread(parked, settings, "s"))[0]
+            return (poison.state, poison.attempts) == (ParkedState.PARKED, 2)
+
+        await until(has_failed_again, "the replay has failed")
+        await append(producer, "Note-2", "x")
+        await holds(lambda: handled.count > 0, "other streams go on")
+        assert handled.texts == {"Note-2": ["x"]}, "what stands behind the poison is held still"
+        handled.poison.clear()
+        await asyncio.to_thread(ask_again, settings, "s")
+        await holds(lambda: handled.count == 4, "all are handled")
+    assert handled.texts["Note-1"] == ["poison", "b", "c"]
+
+
+async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:
+    """A task that was cancelled while it parked left its stream where it was, for as long as it had the partition."""
+    for number in range(200):
+        await append(producer, f"Note-{number}", "poison", "b")
+    failures = Failures(attempts_max=1, hold_stream=False)
+    subscription = Subscription("s", handler_timeout_s=0.001, failures=failures)
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+        await holds(lambda: handled.count == 200, "every stream goes on behind its parked event")
+
+
+async def test_a_handler_may_answer_a_cancellation_as_it_likes_and_may_cancel_itself(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-1", "swallows", "hangs", "cancels", "leaves one behind", "b")
+    failures = Failures(attempts_max=1, hold_stream=False)
+    subscription = Subscription("s", concurrency=1, handler_timeout_s=0.2, failures=failures)
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        seen.append(event.data.text)
+        task = asyncio.current_task()
+        assert task is not None
+        match event.data.text:
+            case "swallows":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+            case "hangs":
+                await asyncio.Event().wait()
+            case "cancels":
+                task.cancel()
+                await asyncio.sleep(0)
+            case "leaves one behind":
+                task.cancel()
+
+    async with consuming(subscription, settings):
+        await holds(lambda: seen[-1:] == ["b"], "all come to their turn")
+        await until(lambda: asyncio.to_thread(lambda: len(parked(settings, "s")) == 3), "three are parked")
+    assert seen == ["swallows", "hangs", "cancels", "leaves one behind", "b"]
+    found = {event.version: event.reason for event in await asyncio.to_thread(parked, settings, "s")}
+    assert found[1].startswith("HandlerTimeoutError")
+    assert found[2].startswith("HandlerTimeoutError"), "of each, not of the first one only"
+    assert found[3] == "RuntimeError: the handler was cancelled from inside"
+
+
+async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Settings, producer: Producer) -> None:
+    await append(producer, "Note-1", "class", "no text", "negative", "mute", "b")
+    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
+    seen: list[str] = []
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+        __repr__ = __str__
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> object:
+        match event.data.text:
+            case "class":
+                return Park
+            case "no text":
+                return Park(7)  # type: ignore[arg-type] # the mistake
+            case "negative":
+                return Retry(after_s=-1)
+            case "mute":
+                raise MuteError
+        seen.append(event.data.text)
+        return None
+
+    async with consuming(subscription, settings):
+        await holds(lambda: bool(seen), "the subscription goes on")
+    assert [event.reason for event in await asyncio.to_thread(parked, settings, "s")] == [
+        "TypeError: the handler returned the class Park; call it: Park(…)",
+        "7",
+        "InvalidInputError: Retry: after_s is -1; it must be a number of seconds from 0 on.",
+        "MuteError",
+    ]

@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -74,11 +74,30 @@ async def test_starts(
     assert await texts(Subscription("all"), settings, 23) == everything
     assert await texts(Subscription("after", start=Start.after(12)), settings, 11) == everything[12:]
     assert await texts(Subscription("time", start=Start.at_time(between)), settings, 3) == everything[20:]
+    before = datetime(1970, 1, 1, tzinfo=UTC) - timedelta(milliseconds=1)  # -1 ms: to Kafka the end
+    assert await texts(Subscription("before", start=Start.at_time(before)), settings, 23) == everything
+    last = await connection.fetchval(f"SELECT max(recorded_at) FROM {settings.store}.pending_events")
+    (found,) = await texts(Subscription("within a millisecond", start=Start.at_time(last)), settings, 1)
+    assert found in everything[20:], "Kafka's times are cut, not rounded"
     await append(producer, "Note-7", "23")
     assert await texts(Subscription("like", start=Start.like("after")), settings, 1) == ["23"]
     async with asyncio.timeout(60):
         with pytest.raises(InvalidInputError, match="no subscription of that name has run"):
             await texts(Subscription("x", start=Start.like("nobody")), settings, 1)
+
+
+async def test_now_is_when_the_first_member_starts_also_where_there_is_no_topic_yet(
+    settings: Settings, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """It was when the first partition came: everything that was published until then was passed over."""
+    following = asyncio.create_task(texts(Subscription("now", start=Start.now(), categories=["Late"]), settings, 2))
+
+    async def is_remembered() -> bool:
+        return bool(await connection.fetchval(f"SELECT count(*) FROM {settings.store}.subscriptions"))
+
+    await until(is_remembered, "the start is decided")
+    await append(producer, "Late-1", "first", "second")
+    assert await following == ["first", "second"]
 
 
 async def test_a_loop_that_is_left_comes_again_at_the_event_it_was_left_at(

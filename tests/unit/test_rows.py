@@ -56,6 +56,18 @@ async def test_numbers_stay_numbers_and_decimals_stay_exact() -> None:
     }
 
 
+class Tiny(Event):
+    price: Decimal = Field(max_digits=20, decimal_places=10)
+
+
+async def test_a_decimal_has_all_its_places_and_no_exponent() -> None:
+    codec = await codec_for(Tiny)
+    for price, text in ((Decimal(0), "0.0000000000"), (Decimal("1E-10"), "0.0000000001")):
+        schema_id, data = codec.encode(Tiny(price=price), "S-1", 1 << 20)
+        await codec.warm({schema_id})
+        assert json.loads(json_of(codec, schema_id, data)) == {"price": text}
+
+
 @given(st.text(), st.floats())
 async def test_any_text_and_any_float_is_json(text: str, real: float) -> None:
     found = await json_text(EXAMPLE.model_copy(update={"text": text, "real": real}))

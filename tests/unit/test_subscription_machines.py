@@ -2,13 +2,14 @@
 
 import random
 from collections import defaultdict
+from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatelog.core.errors import InvalidInputError
-from gatelog.reader import Failures, Park, Retry, Skip, Start, Stop
+from gatelog.reader import Failures, Park, Projection, Retry, Skip, Start, Stop, Subscription, Transform
 from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
 from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.parked import Entry, ParkedState, ParkedView, parked_topic_of
@@ -177,3 +178,39 @@ def test_parked_topics_are_apart_from_categories() -> None:
     assert len(parked_topic_of("s" * 32, "ü" * 32)) <= 249
     with pytest.raises(InvalidInputError):
         parked_topic_of("shop", "x" * 65)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (Subscription, {"categories": "Order"}),  # the letters of a text are no categories
+        (Subscription, {"categories": ["Order-42"]}),
+        (Subscription, {"categories": [""]}),
+        (Subscription, {"order": "total"}),
+        (Subscription, {"handler_timeout_s": 0}),
+        (Subscription, {"stop_timeout_s": -1}),
+        (Projection, {"categories": "Order"}),
+        (Projection, {"types": "OrderPlaced"}),
+        (Projection, {"order": "stream"}),
+        (Projection, {"schema": ""}),
+        (Projection, {"schema": "public"}),
+        (Projection, {"schema": "x" * 51}),
+        (Transform, {"categories": "Order"}),
+    ],
+)
+def test_what_would_read_nothing_or_the_wrong_thing_is_refused(kind: type, wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInputError):
+        kind("name", **wrong)
+
+
+def test_starts_and_failures_are_checked() -> None:
+    for position in (-1, 2**63, "5"):
+        with pytest.raises(InvalidInputError, match="positions"):
+            Start.after(position)  # type: ignore[arg-type] # on purpose
+    for at in (datetime(2026, 1, 1), "2026-01-01"):  # noqa: DTZ001 - on purpose
+        with pytest.raises(InvalidInputError, match="time zone"):
+            Start.at_time(at)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(InvalidInputError, match="then is 'prk'"):
+        Failures(then="prk")  # type: ignore[arg-type] # on purpose
+    with pytest.raises(InvalidInputError, match="after_s"):
+        Retry(after_s=float("nan"))

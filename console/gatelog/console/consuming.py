@@ -13,7 +13,7 @@ import typer
 
 from gatelog.console import options
 from gatelog.console.programs import imported
-from gatelog.console.running import JsonLogs, loop_factory
+from gatelog.console.running import JsonLogs, until_signal
 from gatelog.core import logs, services
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
@@ -21,8 +21,10 @@ from gatelog.reader import Projection, Subscription, Transform
 
 RESTART_DELAY_S: Final = 1.0
 POLL_S: Final = 0.1
+PARENT_CHECK_INTERVAL_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 30.0  # of workers; then they are killed, and what was not committed comes again
 
+_PARENT: Final = "GATELOG_CONSUME_PARENT"  # in a worker's environment: the process that started it
 Consumer: TypeAlias = Subscription | Projection | Transform
 KINDS: Final[tuple[type[Consumer], ...]] = (Subscription, Projection, Transform)
 
@@ -48,14 +50,15 @@ def consume(
       gatelog consume shop/billing.py:app --concurrency 200 --workers 2
       gatelog consume billing:app totals:totals
     """
-    logs.configure(json=json_logs or not sys.stderr.isatty())
     consumers = _consumers(targets, concurrency)
     settings = options.settings_of(store, home)
     if workers == 1:
-        running = [_Running(each, settings, concurrency) for each in consumers]
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(services.run_until_signal(*running))
+        running: list[services.Service] = [_Running(each, settings, concurrency) for each in consumers]
+        if parent := os.environ.pop(_PARENT, None):  # not for what the program starts
+            running.append(_Parent(int(parent)))
+        until_signal(json_logs, *running)
         return
+    logs.configure(json=json_logs or not sys.stderr.isatty())
     code = _supervise(_command(targets, concurrency, store, home, json_logs), workers)
     if code:
         raise typer.Exit(code)
@@ -91,6 +94,22 @@ class _Running:
             await self._consumer.run(stop, self._settings, concurrency=self._concurrency)
         else:
             await self._consumer.run(stop, self._settings)
+
+
+class _Parent:
+    """Ends a worker whose parent was killed: the next one starts workers of its own."""
+
+    name = "parent"
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            if os.getppid() != self._pid:
+                _log.error("worker.parent_gone", parent=self._pid)
+                return
+            await services.wait_any(PARENT_CHECK_INTERVAL_S, stop)
 
 
 def _command(
@@ -132,7 +151,8 @@ def _supervise(command: list[str], count: int) -> int:
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start a worker in a process group of its own, so that Ctrl-C reaches it once, from us."""
-    worker = subprocess.Popen(command, env=os.environ, start_new_session=True)  # noqa: S603 - ourselves
+    environment = {**os.environ, _PARENT: str(os.getpid())}
+    worker = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - ourselves
     _log.info("worker.started", pid=worker.pid)
     return worker
 

@@ -24,7 +24,12 @@ from gatelog.producer.elsewhere.frontier import FrontierKeeper
 INCOMPLETE: Final = 8
 UNREADABLE: Final = 9
 
-Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]…", help="As `gatelog index unreadable` says.")]
+NUMBER_MAX: Final = 2**63 - 1
+
+Numbers = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="[NUMBER]…", min=0, max=NUMBER_MAX, help="As `gatelog index unreadable` says."),
+]
 
 _HELP: Final = "Rebuild the index, see to records that it could not read, index fields of payloads."
 
@@ -96,7 +101,7 @@ def _show(settings: Settings, done: Rebuilt) -> None:
 @app.command()
 def unreadable(
     all_: Annotated[bool, typer.Option("--all", help="Those that are settled, too.")] = False,
-    after: Annotated[int, typer.Option("--after", help="Only those with higher numbers.")] = 0,
+    after: Annotated[int, typer.Option("--after", min=0, max=NUMBER_MAX, help="Only those with higher numbers.")] = 0,
     shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
@@ -122,7 +127,7 @@ def unreadable(
 
 @app.command()
 def show(
-    number: Annotated[int, typer.Argument(help="As `gatelog index unreadable` says.")],
+    number: Annotated[int, typer.Argument(min=0, max=NUMBER_MAX, help="As `gatelog index unreadable` says.")],
     shard: options.Shard = None,
     store: options.Store = None,
     home: options.Home = None,
@@ -164,6 +169,8 @@ def retry(
     """
     settings = options.settings_of(store, home)
     outcomes = asyncio.run(_retry(settings, shard, numbers or None, json=json))
+    if missing := set(numbers or ()) - {each.id for each in outcomes}:
+        raise InvalidInputError(f"There is no open unreadable record {min(missing)}. See `gatelog index unreadable`.")
     left = [each for each in outcomes if not each.settled]
     if not json:
         typer.echo(f"{len(outcomes) - len(left):,} settled, {len(left):,} left.")
@@ -173,7 +180,7 @@ def retry(
 
 @app.command()
 def dismiss(
-    numbers: Annotated[list[int], typer.Argument(help="As `gatelog index unreadable` says.")],
+    numbers: Annotated[list[int], typer.Argument(min=0, max=NUMBER_MAX, help="As `gatelog index unreadable` says.")],
     because: Annotated[str, typer.Option("--because", help="Why; it is kept with the record.")],
     shard: options.Shard = None,
     store: options.Store = None,

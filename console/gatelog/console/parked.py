@@ -101,7 +101,8 @@ def replay(
     """
     with ParkedTopic(options.settings_of(store, home), name) as topic:
         chosen = _chosen(name, topic.all(), ids, stream, every=every)
-        topic.write([(event.event_id, event.asked_again()) for event in chosen])
+        if chosen:  # a topic is made by writing
+            topic.write([(event.event_id, event.asked_again()) for event in chosen])
     typer.echo(f"{len(chosen):,} events will be handled again by the members of {name!r}.")
 
 
@@ -122,7 +123,8 @@ def drop(
     """
     with ParkedTopic(options.settings_of(store, home), name) as topic:
         chosen = _chosen(name, topic.all(), ids, stream, every=every)
-        topic.write([(event.event_id, None) for event in chosen])
+        if chosen:
+            topic.write([(event.event_id, None) for event in chosen])
     typer.echo(f"{len(chosen):,} events are dropped.")
 
 

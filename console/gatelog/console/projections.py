@@ -12,7 +12,7 @@ from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.programs import imported
 from gatelog.console.progress import bars
-from gatelog.console.running import JsonLogs, loop_factory
+from gatelog.console.running import JsonLogs, loop_factory, until_signal
 from gatelog.core import logs, postgres, services
 from gatelog.core.errors import StoreNotInitialisedError
 from gatelog.core.settings import Settings
@@ -87,9 +87,8 @@ def run(target: Target, store: options.Store = None, home: options.Home = None, 
 
       gatelog projection run totals:totals
     """
-    logs.configure(json=json_logs or not sys.stderr.isatty())
     settings = options.settings_of(store, home)
-    _run(services.run_until_signal(_Run(imported(target, Projection), settings)))
+    until_signal(json_logs, _Run(imported(target, Projection), settings))
 
 
 @app.command()

@@ -106,11 +106,11 @@ def print_event(event: RecordedEvent, json: bool) -> None:
 
 
 def _time(option: str, text: str) -> datetime:
-    if ago := _AGO.fullmatch(text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := _AGO.fullmatch(text):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         when = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InvalidInputError(f"{option} {text!r}: say a time such as 2026-03-01T12:00, or 15m, 2h, 3d.") from error
     return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 

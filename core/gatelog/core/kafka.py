@@ -138,7 +138,8 @@ def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_
 
     Raises:
         KafkaUnavailableError: no answer in time.
-        LogMismatchError: the next record is gone, and the consumer was told not to jump (``auto.offset.reset``).
+        LogMismatchError: the next record is gone, and the consumer was told not to jump (``auto.offset.reset``); or
+            a topic is.
     """
     first = consumer.poll(wait_s)
     if first is None:
@@ -158,6 +159,11 @@ def is_record(message: Message, properties: dict[str, str]) -> bool:
         raise LogMismatchError(
             f"Topic {message.topic()!r} partition {message.partition()}: the next record to read is gone from "
             f"Kafka ({error.str()}). Retention removed it, or the topic was re-created. Nothing was skipped."
+        )
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise LogMismatchError(
+            f"Topic {message.topic()!r} is gone from Kafka while it was read. Nothing was skipped. "
+            "`gatelog republish` makes it anew."
         )
     with translated(properties):
         raise KafkaException(error)

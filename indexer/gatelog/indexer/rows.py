@@ -1,6 +1,7 @@
 """A Kafka record as a row of the index."""
 
 from base64 import b64encode
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -56,6 +57,8 @@ def json_of(codec: Codec, schema_id: int, data: bytes) -> str:
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - whatever orjson does not know: Decimal, bytes, large int
+    if isinstance(value, Decimal):
+        return format(value, "f")  # str() says 0E-8
     return b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 

@@ -17,7 +17,7 @@ _CHARACTERS_MAX: Final = 100
 def encode(key: bytes, fingerprint: bytes, position: int) -> str:
     """Return the cursor after ``position`` of the query with this fingerprint (16 bytes)."""
     content = _CONTENT.pack(_FORMAT, position, fingerprint)
-    return urlsafe_b64encode(content + _signature(key, content)).decode().rstrip("=")
+    return _text(content + _signature(key, content))
 
 
 def decode(key: bytes, fingerprint: bytes, cursor: str) -> int:
@@ -32,6 +32,8 @@ def decode(key: bytes, fingerprint: bytes, cursor: str) -> int:
         whole = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (NotBase64Error, ValueError) as error:
         raise InvalidCursorError("This is not a cursor") from error
+    if _text(whole) != cursor:  # what base64 passes over was not written here
+        raise InvalidCursorError("The cursor was altered")
     content, signature = whole[: _CONTENT.size], whole[_CONTENT.size :]
     if len(content) < _CONTENT.size or not hmac.compare_digest(signature, _signature(key, content)):
         raise InvalidCursorError("The cursor was altered, or is of another store")
@@ -41,6 +43,10 @@ def decode(key: bytes, fingerprint: bytes, cursor: str) -> int:
     if of_query != fingerprint:
         raise InvalidCursorError("The cursor belongs to another query")
     return int(position)
+
+
+def _text(whole: bytes) -> str:
+    return urlsafe_b64encode(whole).decode().rstrip("=")
 
 
 def _signature(key: bytes, content: bytes) -> bytes:

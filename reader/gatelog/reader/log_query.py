@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
 from gatelog.core.errors import InvalidInputError
-from gatelog.reader.where import Condition, Where, conditions
-from gatelog.schemas.event import Event, check_event_type
+from gatelog.reader.names import several, type_names
+from gatelog.reader.where import Condition, Where, conditions, is_sendable
+from gatelog.schemas.event import Event
 
 NAMES_MAX: Final = 200  # categories, or types, of one query
 POSITION_MAX: Final = 2**63 - 1
@@ -73,18 +74,14 @@ def log_query(
         InvalidInputError: one of them cannot be.
         SchemaError: a type is not a legal name.
     """
-    for name, when in (("since", since), ("until", until)):
-        if when is not None and when.tzinfo is None:
-            raise InvalidInputError(
-                f"{name}={when!r} has no time zone; events are recorded at a moment of the world."
-            )
+    since, until = _moment("since", since), _moment("until", until)
     if correlation_id is not None and not isinstance(correlation_id, UUID):
         raise InvalidInputError(f"correlation_id={correlation_id!r} is no UUID.")
-    if after is not None and not 0 <= after <= POSITION_MAX:
+    if after is not None and not (isinstance(after, int) and 0 <= after <= POSITION_MAX):
         raise InvalidInputError(f"after={after} is no position.")
     return LogQuery(
-        _names("categories", categories),
-        _names("types", None if types is None else [check_event_type(_type_of(each)) for each in types]),
+        _distinct("categories", None if categories is None else _texts(categories)),
+        _distinct("types", None if types is None else type_names(types)),
         correlation_id,
         since,
         until,
@@ -94,16 +91,29 @@ def log_query(
     )
 
 
-def _type_of(given: type[Event] | str) -> str:
-    return given if isinstance(given, str) else given.event_type
-
-
-def _names(what: str, given: Iterable[str] | None) -> tuple[str, ...] | None:
-    if given is None:
+def _moment(name: str, when: datetime | None) -> datetime | None:
+    if when is None:
         return None
-    found = tuple(sorted(set(given)))
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise InvalidInputError(f"{name}={when!r} has no time zone; events are recorded at a moment of the world.")
+    try:
+        return when.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidInputError(f"{name}={when!r} is no time in UTC: {error}.") from error
+
+
+def _texts(categories: Iterable[str]) -> tuple[str, ...]:
+    """What no stream's category can be is not found, and no error; what Postgres does not take is one."""
+    names = several("categories", categories)
+    if not all(isinstance(name, str) and is_sendable(name) for name in names):
+        raise InvalidInputError(f"categories: {names!r} are not all texts, or hold a NUL or half a surrogate pair.")
+    return names
+
+
+def _distinct(what: str, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    found = tuple(sorted(set(names)))
     if len(found) > NAMES_MAX:
         raise InvalidInputError(f"A query of {len(found)} {what}; {NAMES_MAX} are allowed.")
-    if any("\0" in name for name in found):
-        raise InvalidInputError(f"A query of {what} with a NUL character.")
     return found

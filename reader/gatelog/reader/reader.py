@@ -83,13 +83,13 @@ class Reader:
         ``read_rows_max`` rows each; events are immutable, so that pages fit together.
 
         Raises:
-            InvalidStreamIdError: the id is not legal.
+            InvalidStreamIdError, InvalidInputError: the id is not legal, a version or the limit no whole number.
             StreamNotFoundError: the stream has no events at all.
             PostgresUnavailableError: no answer.
         """
         check_stream_id(stream)
-        lowest, highest = from_version or 1, to_version or VERSION_MAX
-
+        lowest = max(1, _checked("from_version", from_version, 1))
+        highest = min(VERSION_MAX, _checked("to_version", to_version, VERSION_MAX))
         left = _checked_limit(limit)
         rows = min(left, FIRST_ROWS, self._settings.read_rows_max)
         if lowest > highest or rows == 0:
@@ -213,8 +213,11 @@ class Reader:
         """Wait until the index holds these events and the log up to them; return their positions in order.
 
         Raises:
+            InvalidInputError: an id is no UUID.
             WaitTimeoutError: not within ``timeout`` seconds; are relay and indexer running?
         """
+        if wrong := [each for each in event_ids if not isinstance(each, UUID)]:
+            raise InvalidInputError(f"{wrong[0]!r} is no event id; ids are UUIDs.")
         found: dict[UUID, int] = {}
         wanted, pause_s = set(event_ids), WAIT_FIRST_S
         try:
@@ -244,7 +247,14 @@ class Reader:
         return Query(self._source, self._codec, wanted, limit, self._settings.read_rows_max)
 
 
+def _checked(name: str, number: int | None, default: int) -> int:
+    if number is not None and not isinstance(number, int):
+        raise InvalidInputError(f"{name} is {number!r}; it must be a whole number.")
+    return default if number is None else number
+
+
 def _checked_limit(limit: int | None) -> int:
-    if limit is not None and limit < 0:
+    checked = _checked("limit", limit, VERSION_MAX)
+    if checked < 0:
         raise InvalidInputError(f"limit is {limit}; it must not be negative.")
-    return VERSION_MAX if limit is None else limit
+    return checked

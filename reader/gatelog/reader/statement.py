@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from gatelog.core.sql import queries
-from gatelog.reader.log_query import LogQuery
+from gatelog.reader.log_query import POSITION_MAX, LogQuery
 from gatelog.reader.where import Condition
 
 MERGED_MAX: Final = 20  # branches of a statement; with more types or categories, one branch takes them all
@@ -37,7 +37,7 @@ def statement_of(store: str, query: LogQuery, after: int, frontier: int, limit: 
     """Return the statement for the first ``limit`` events behind the position ``after``, up to the frontier."""
     sql = queries(_PACKAGE, "query.sql", store)
     made = Statement()
-    lowest, highest = (0, min(after - 1, frontier)) if query.backward else (after + 1, frontier)
+    lowest, highest = (0, min(after - 1, frontier)) if query.backward else (min(after + 1, POSITION_MAX), frontier)
     names = {
         "@lowest": made.take(lowest),
         "@highest": made.take(highest),

@@ -16,6 +16,7 @@ from uuid import UUID
 import orjson
 
 from gatelog.core.errors import InvalidInputError
+from gatelog.schemas.json_text import has_nul
 
 Operator: TypeAlias = Literal["=", "<", "<=", ">", ">="]
 Kind: TypeAlias = Literal["number", "text", "json"]
@@ -23,6 +24,7 @@ Path: TypeAlias = tuple[str, ...]
 
 CONDITIONS_MAX: Final = 50
 PATH_DEPTH_MAX: Final = 20
+DIGITS_MAX: Final = 1_000  # of a number; payloads have fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,41 +127,62 @@ def condition(path: Path, operator: Operator, value: object) -> Condition:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        number = Decimal(str(value))
-        if not number.is_finite():
-            raise InvalidInputError(f"{'.'.join(path)}: {value} is not a number that JSON can hold.")
-        return Condition(path, operator, "number", number)
-    if (text := _text(value)) is not None:
-        if "\0" in text:
-            raise InvalidInputError(f"{'.'.join(path)}: a NUL character cannot be looked for.")
-        return Condition(path, operator, "text", text)
-    if operator != "=":
-        raise InvalidInputError(f"{'.'.join(path)}: a {type(value).__name__} has no order; only == compares it.")
+        return Condition(path, operator, "number", _number(path, value))
     try:
-        return Condition(path, "=", "json", orjson.dumps(value, default=_plain).decode())
-    except TypeError as error:
+        if (text := _text(value)) is not None:
+            return Condition(path, operator, "text", _sought(path, text))
+        if operator != "=":
+            raise InvalidInputError(f"{'.'.join(path)}: a {type(value).__name__} has no order; only == compares it.")
+        json = orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATETIME).decode()
+    except (TypeError, OverflowError) as error:
         raise InvalidInputError(f"{'.'.join(path)}: {value!r} cannot be compared with a payload: {error}") from error
+    return Condition(path, "=", "json", _sought(path, json, has_nul=has_nul(json)))
+
+
+def _number(path: Path, value: float | Decimal) -> Decimal:
+    number = Decimal(value) if isinstance(value, int) else Decimal(str(value))
+    if not number.is_finite():
+        raise InvalidInputError(f"{'.'.join(path)}: {value} is not a number that JSON can hold.")
+    if abs(number.adjusted()) > DIGITS_MAX or len(number.as_tuple().digits) > DIGITS_MAX:
+        raise InvalidInputError(f"{'.'.join(path)}: a number of over {DIGITS_MAX:,} digits cannot be compared.")
+    return number
+
+
+def _sought(path: Path, text: str, *, has_nul: bool = False) -> str:
+    if has_nul or not is_sendable(text):
+        raise InvalidInputError(f"{'.'.join(path)}: a NUL or half a surrogate pair cannot be looked for.")
+    return text
 
 
 def _text(value: object) -> str | None:
     """The JSON form of what is text there, as the indexer writes it."""
     if isinstance(value, str):
         return value
-    if isinstance(value, datetime):
-        return _plain(value.astimezone(UTC) if value.tzinfo is not None else value)
     return _plain(value) if isinstance(value, (UUID, date, time)) else None
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, (Decimal, UUID)):
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, UUID):
         return str(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        value = value.astimezone(UTC)
     if isinstance(value, (date, time)):
         return str(orjson.loads(orjson.dumps(value)))
     raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
+def is_sendable(text: str) -> bool:
+    """Say whether Postgres takes a text: no NUL, no half of a surrogate pair."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _checked(path: Path) -> Path:
-    if not path or not all(isinstance(part, str) and part and "\0" not in part for part in path):
+    if not path or not all(isinstance(part, str) and part and is_sendable(part) for part in path):
         raise InvalidInputError(f"A field's path is one or more names, not {path!r}.")
     if len(path) > PATH_DEPTH_MAX:
         raise InvalidInputError(f"A field's path has {len(path)} names; {PATH_DEPTH_MAX} are allowed.")

@@ -5,7 +5,7 @@ payload alone. Extension attributes take lower-case letters and digits only.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
@@ -13,7 +13,7 @@ import orjson
 from asyncpg.pgproto import pgproto
 from typing_extensions import TypeVar
 
-from gatelog.core.domain import category_of, check_stream_id
+from gatelog.core.domain import EVENT_TYPE_BYTES_MAX, category_of, check_stream_id
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
@@ -27,6 +27,7 @@ _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversi
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _WIRE_BYTES: Final = WIRE_HEADER.size
 _BEYOND: Final = 2**63  # versions and positions are a bigint
+_SCHEMA_ID_BEYOND: Final = 2**31  # schema ids are an integer
 _new: Final = tuple.__new__  # of a NamedTuple: its own constructor takes twice as long
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
@@ -246,7 +247,9 @@ def parse_record(source: str, headers: Headers | None, value: bytes | None) -> R
         if not any(isinstance(header, str) for header in found.values()):
             raise UndecodableRecordError(f"a header is not what it should be: {error}") from error
         return parse_record(source, _as_bytes(found), value)
-    except (ValueError, TypeError, InvalidStreamIdError) as error:
+    except (ValueError, TypeError, OverflowError, InvalidStreamIdError) as error:
+        if value is None:
+            raise UndecodableRecordError("it has no value") from error
         raise UndecodableRecordError(f"a header or the value is not what it should be: {error}") from error
 
 
@@ -265,6 +268,8 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     recorded_at = datetime.fromisoformat(found["ce_time"].decode())
     if recorded_at.tzinfo is None:
         raise ValueError("ce_time has no time zone")
+    if not MINYEAR < recorded_at.year < MAXYEAR:
+        recorded_at.astimezone(UTC)  # may be out of range
     if (metadata := optional("ce_metadata")) is not None:
         metadata = metadata.decode()
         orjson.loads(metadata)
@@ -273,11 +278,11 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     if (traceparent := optional("traceparent")) is not None:
         traceparent = _text("traceparent", traceparent)
     correlation, causation = optional("ce_correlationid"), optional("ce_causationid")
-    event_type = _text("ce_type", found["ce_type"])
-    if not event_type:
-        raise KeyError("ce_type")
+    event_type = _event_type(found["ce_type"])
     if len(value) < _WIRE_BYTES or value[0] != 0:
         raise ValueError("the value is not in Confluent wire format")
+    if (schema_id := _WIRE_SCHEMA_ID(value)[1]) >= _SCHEMA_ID_BEYOND:
+        raise ValueError(f"{schema_id} is not a schema id")
     version, position = int(found["ce_streamversion"]), int(found["ce_position"])
     if not (0 < version < _BEYOND and 0 < position < _BEYOND):
         raise ValueError(f"{version} is not a version, or {position} not a position")
@@ -294,10 +299,20 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
             _uuid(causation.decode()) if causation else None,
             traceparent,
             metadata,
-            _WIRE_SCHEMA_ID(value)[1],
+            schema_id,
             value[_WIRE_BYTES:],
         ),
     )
+
+
+def _event_type(header: bytes) -> str:
+    if len(header) > EVENT_TYPE_BYTES_MAX:
+        raise ValueError(f"ce_type is longer than {EVENT_TYPE_BYTES_MAX} bytes")
+    if not (text := header.decode()):
+        raise KeyError("ce_type")
+    if "\0" in text:
+        raise ValueError("ce_type holds a NUL character")
+    return text
 
 
 def _text(name: str, header: bytes) -> str:

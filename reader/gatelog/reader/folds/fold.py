@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from gatelog.core import logs
 from gatelog.core.errors import InvalidInputError
 from gatelog.reader.folds.snapshots import BYTES_MAX, Snapshot, SnapshotKey, Snapshots
-from gatelog.reader.folds.state import State, fingerprint
+from gatelog.reader.folds.state import State, fingerprint, name_of
 from gatelog.schemas.envelope import RecordedEvent
 
 StateT = TypeVar("StateT", bound=State)
@@ -63,9 +63,11 @@ async def fold(
     """Return the state of a stream now, or as of a version or a time; see ``Reader.fold``."""
     if version is not None and version < 1:
         raise InvalidInputError(f"Fold of {stream!r} as of version {version}; the first version is 1.")
+    if snapshot_every < 0:
+        raise InvalidInputError(f"Fold of {stream!r}: snapshot_every is {snapshot_every}; 0 is never.")
     if at is not None and at.tzinfo is None:
         raise InvalidInputError(f"Fold of {stream!r}: at={at!r} has no time zone.")
-    key = SnapshotKey(stream, f"{state.__module__}.{state.__qualname__}", "")
+    key = SnapshotKey(stream, name_of(state), "")
     found: _Folded[StateT] | None = None
     kept: Snapshot | None = None
     if snapshot_every:
@@ -120,13 +122,19 @@ async def _from_snapshot(
     return found
 
 
+def _private(state: State) -> dict[str, Any]:
+    """Private attributes, which JSON leaves out: ``apply`` may keep something there."""
+    return {name: value for name, value in (state.__pydantic_private__ or {}).items() if name != "_stream_version"}
+
+
 async def _keep(snapshots: Snapshots, key: SnapshotKey, found: _Folded[StateT], *, replace: bool) -> None:
     if found.last is None or found.recorded_at is None:
         return
     state = found.state
     try:
         text = state.model_dump_json(by_alias=True)
-        survives = type(state).model_validate_json(text).__dict__ == state.__dict__
+        back = type(state).model_validate_json(text)
+        survives = back.__dict__ == state.__dict__ and _private(back) == _private(state)
     except ValueError as error:  # pydantic's errors are
         _log.warning("snapshot.not_json", stream=key.stream, state=key.state_type, error=str(error))
         return

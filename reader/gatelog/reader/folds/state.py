@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -59,6 +61,19 @@ class State(BaseModel):
     def stream_version(self) -> int:
         """The version of the stream that is included: what an append of a decision expects."""
         return self._stream_version
+
+
+def name_of(state: type[State]) -> str:
+    """Return the name under which snapshots of a state are kept: module and class, for a script its file and class.
+
+    Every script is ``__main__``: two of them may have classes of one name, with the same fields for different things.
+    """
+    module = state.__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        spec, file = main.__spec__, getattr(main, "__file__", None)
+        module = spec.name if spec is not None else str(Path(file).resolve()) if file else module
+    return f"{module}.{state.__qualname__}"
 
 
 @cache

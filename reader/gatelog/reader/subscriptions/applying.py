@@ -24,6 +24,12 @@ _COLLIDED: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, a
 _log = logs.logger("projection")
 
 
+def is_cancelled() -> bool:
+    """Say whether somebody cancels the task that runs."""
+    task = asyncio.current_task()
+    return task is not None and bool(task.cancelling())
+
+
 class _FunctionError(Exception):
     """The function raised its cause: an error of Postgres there is not one of ours."""
 
@@ -99,6 +105,10 @@ class Applier:
     async def _call(self, events: Sequence[RecordedEvent]) -> None:
         try:
             await self._function(self._connection, events)
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise _FunctionError from error  # of something that the function waited for
         except Exception as error:
             if self._connection.is_closed():
                 raise  # it was the connection

@@ -24,6 +24,7 @@ from gatelog.reader.subscriptions.merge import Place
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SetUp: TypeAlias = Callable[[Connection], Awaitable[None]]
 State: TypeAlias = Literal["building", "live", "retired"]
+SCHEMA_BYTES_MAX: Final = 50  # Postgres takes 63; the number of a build is added
 CLOSE_EVENTS: Final = 20_000  # behind the live build, from which the rest is worth waiting for
 SWITCH_WAIT_S: Final = 5.0  # that the live build may be stopped for
 SWITCH_INTERVAL_S: Final = 0.02
@@ -73,6 +74,7 @@ class Builds:
         """Make the checkpoint tables and the first build, where they are missing.
 
         Raises:
+            InvalidInputError: the read model's schema holds tables already; the set-up failed.
             PostgresUnavailableError: no answer.
         """
         connection = await postgres.connect(self._dsn, self._store, f"gatelog prepare {self._projection}")
@@ -136,6 +138,12 @@ class Builds:
         number = int(await connection.fetchval(self._sql["add_build"], self._projection, version, state))
         if self._schema is not None:
             schema = _quoted(self.schema_of(number, state))
+            is_first = state == "live" and set_up is not None
+            if is_first and await connection.fetchval(self._sql["has_tables"], self._schema):
+                raise InvalidInputError(
+                    f"Projection {self._projection!r}: there are tables in schema {self._schema!r} already. A "
+                    "rebuild renames the schema, and a drop removes it: give the projection one of its own."
+                )
             await connection.execute(f"CREATE SCHEMA {'IF NOT EXISTS ' if state == 'live' else ''}{schema}")
             await self.enter(connection, number, state, is_local=True)
         if set_up is not None:
@@ -238,6 +246,21 @@ class Builds:
             for old, new in names:
                 await connection.execute(f"ALTER SCHEMA {_quoted(old)} RENAME TO {_quoted(new)}")
         _log.info("projection.switched", projection=self._projection, live=built.number, version=built.version)
+
+
+def check_schema(projection: str, schema: str) -> None:
+    """Refuse a schema that could not be renamed, or must not be.
+
+    Raises:
+        InvalidInputError: it is one of Postgres' own, or its name is not legal.
+    """
+    is_own = schema.startswith("pg_") or schema in {"public", "information_schema"}
+    size = len(schema.encode(errors="replace"))
+    if is_own or not schema.isprintable() or not 1 <= size <= SCHEMA_BYTES_MAX:
+        raise InvalidInputError(
+            f"Projection {projection!r}: schema {schema!r} is empty, longer than {SCHEMA_BYTES_MAX} bytes, one of "
+            "Postgres' own, or holds control characters."
+        )
 
 
 def _quoted(name: str) -> str:

@@ -133,8 +133,9 @@ class Engine:
                 member.resume([partition.place])
             partition.seen = window.committable
         if self._plan.handler_timeout_s is not None:
-            latest = time.monotonic() - self._plan.handler_timeout_s
-            self._workers.cancel((w for w in self._workers.busy if w.since < latest), "timeout")
+            latest, between = time.monotonic() - self._plan.handler_timeout_s, self._fates.between
+            late = [w for w in self._workers.busy if w.since < latest and w not in between]
+            self._workers.cancel(late, "timeout")
 
     async def _finish(self) -> None:
         """Let what runs come to its end, within the deadline."""

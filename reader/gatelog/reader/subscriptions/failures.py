@@ -20,7 +20,9 @@ class Retry(Outcome):
     """
 
     def __init__(self, reason: str = "the handler asked for a retry", *, after_s: float | None = None) -> None:
-        self.reason, self.after_s = reason, after_s
+        if after_s is not None and not after_s >= 0:
+            raise InvalidInputError(f"Retry: after_s is {after_s}; it must be a number of seconds from 0 on.")
+        self.reason, self.after_s = str(reason), after_s
         super().__init__(reason)
 
 
@@ -28,7 +30,7 @@ class Park(Outcome):
     """Park the event at once."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
+        self.reason = str(reason)
         super().__init__(reason)
 
 
@@ -36,7 +38,7 @@ class Skip(Outcome):
     """Take the event for handled; logged with the reason."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
+        self.reason = str(reason)
         super().__init__(reason)
 
 
@@ -44,7 +46,7 @@ class Stop(Outcome):
     """End the subscription. ``handled`` says whether this event counts as handled or comes again."""
 
     def __init__(self, reason: str = "the handler asked for it", *, handled: bool = True) -> None:
-        self.reason, self.handled = reason, handled
+        self.reason, self.handled = str(reason), handled
         super().__init__(reason)
 
 
@@ -71,6 +73,8 @@ class Failures:
     def __post_init__(self) -> None:
         if self.attempts_max < 1:
             raise InvalidInputError(f"Failures: attempts_max is {self.attempts_max}; at least 1.")
+        if self.then not in {"park", "stop", "skip"}:
+            raise InvalidInputError(f"Failures: then is {self.then!r}; it is 'park', 'stop' or 'skip'.")
         if not 0 <= self.first_delay_s <= self.delay_max_s <= DELAY_MAX_S:
             raise InvalidInputError(
                 f"Failures: first_delay_s {self.first_delay_s:g}, delay_max_s {self.delay_max_s:g}: they must rise, "
@@ -120,6 +124,14 @@ class Stopped:
 Verdict: TypeAlias = Done | Later | Parked | Skipped | Stopped
 
 
+def described(found: object) -> str:
+    """Return what a handler returned or raised, in words; what cannot say itself is named by its class."""
+    try:
+        return f"{type(found).__name__}: {found}"
+    except Exception:  # noqa: BLE001 - of the handler's own class
+        return type(found).__name__
+
+
 def judge(result: object, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
     """Return what happens after the ``attempts``-th attempt: ``result`` is what the handler returned or raised.
 
@@ -134,6 +146,9 @@ def judge(result: object, attempts: int, failures: Failures, chance: Callable[[]
             return Stopped(result.handled, None)
         case Retry() | Exception():
             return _after_failure(result, attempts, failures, chance)
+        case type() if issubclass(result, BaseException):
+            error = TypeError(f"the handler returned the class {result.__name__}; call it: {result.__name__}(…)")
+            return _after_failure(error, attempts, failures, chance)
         case _:
             return Done()
 
@@ -142,7 +157,7 @@ def _after_failure(error: Exception, attempts: int, failures: Failures, chance: 
     if attempts < failures.attempts_max:
         wanted = error.after_s if isinstance(error, Retry) else None
         return Later(failures.delay_s(attempts, chance) if wanted is None else min(wanted, DELAY_MAX_S))
-    reason = error.reason if isinstance(error, Retry) else f"{type(error).__name__}: {error}"
+    reason = error.reason if isinstance(error, Retry) else described(error)
     if failures.then == "park":
         return Parked(reason)
     return Skipped(reason) if failures.then == "skip" else Stopped(False, error)

@@ -4,14 +4,15 @@ import asyncio
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from gatelog.core import logs
 from gatelog.core.consumer_errors import HandlerTimeoutError
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
-from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
+from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, described, judge
 from gatelog.reader.subscriptions.group_reading import GroupReading
 from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.parked import ParkedEvent
@@ -46,6 +47,7 @@ class Fates:
         self.attempts: dict[Key, int] = {}
         self.timers: dict[Key, tuple[asyncio.TimerHandle, Partition]] = {}
         self.replaying: set[str] = set()
+        self.between: set[Worker] = set()  # busy, but not with a handler: its time does not count
         self.member: GroupReading | None = None
         self.is_stopping = False
         self.wake = wake
@@ -59,18 +61,38 @@ class Fates:
     async def handle(self, worker: Worker, key: Key, item: Item) -> None:
         """Call the handler of an event that was taken, and do what follows."""
         event = item.event
-        if event is None:
-            event = await self._fetch_replay(item)
+        if event is None or not self._parker.view.is_empty:
+            with self._beside_handlers(worker):
+                event = await self._wanted(key, item)
             if event is None:
-                self._close(key, item)
                 return
-        elif not self._parker.view.is_empty and await self._is_parked(key, item, event):
-            return
         result, trace = await self._call(worker, event)
         if result is None and item.entry is None:
             self._close(key, item)
         else:
-            await self._follow(key, item, event, result, trace)
+            with self._beside_handlers(worker):
+                await self._follow(key, item, event, result, trace)
+
+    @contextmanager
+    def _beside_handlers(self, worker: Worker) -> Iterator[None]:
+        """What takes time here is not a handler's and must not be cancelled for it: nobody would go on from there."""
+        self.between.add(worker)
+        try:
+            yield
+        finally:
+            self.between.discard(worker)
+            worker.since = time.monotonic()
+
+    async def _wanted(self, key: Key, item: Item) -> KafkaEvent | None:
+        """Return the event to handle now, or None when there is nothing more to do about it."""
+        event = item.event
+        if event is None:
+            event = await self._fetch_replay(item)
+            if event is None:
+                self._close(key, item)
+        elif await self._is_parked(key, item, event):
+            return None
+        return event
 
     async def _call(self, worker: Worker, event: KafkaEvent) -> tuple[object, str]:
         """Return what the handler returned, or what it raised and its trace."""
@@ -83,18 +105,36 @@ class Fates:
                 with handling(event):
                     result = await handler(event)
         except asyncio.CancelledError:
-            assert worker.task is not None
-            if worker.cancelled_for == "timeout":
-                worker.task.uncancel()
-                worker.cancelled_for = None
-                result = HandlerTimeoutError(event.stream, event.version, self._plan.handler_timeout_s or 0)
-            elif worker.task.cancelling():
+            if worker.cancelled_for == "revoked" or self.is_stopping:
                 raise
-            else:
+            if worker.cancelled_for is None:
                 result = RuntimeError("the handler was cancelled from inside")
         except Exception as error:  # noqa: BLE001 - what is done about it is the point
             result, trace = error, traceback.format_exc()
+        assert worker.task is not None
+        if worker.task.cancelling():
+            with self._beside_handlers(worker):
+                result = await self._after_cancelling(worker, event, result)
         return result, trace
+
+    async def _after_cancelling(self, worker: Worker, event: KafkaEvent, result: object) -> object:
+        """Return what became of an event whose handler was cancelled, by us or by itself, and ended in its own way.
+
+        The task goes on with other events, and nothing of this must cling to it.
+        """
+        assert worker.task is not None
+        if worker.cancelled_for == "timeout":
+            result = HandlerTimeoutError(event.stream, event.version, self._plan.handler_timeout_s or 0)
+        if not self.is_stopping:
+            worker.cancelled_for = None
+            while worker.task.uncancel():
+                pass
+            try:
+                await asyncio.sleep(0)  # where a cancellation comes out that the handler did not wait for
+            except asyncio.CancelledError:
+                if worker.cancelled_for is not None or self.is_stopping:
+                    raise
+        return result
 
     def _handler_of(self, event_type: str) -> Handler | None:
         return self._plan.handlers.get(event_type) or self._plan.fallback
@@ -123,7 +163,7 @@ class Fates:
             case Later(delay_s):
                 self.counts.failed += 1
                 _log.warning(
-                    "event.retry", **where, attempts=attempts, delay_s=round(delay_s, 3), reason=repr(result)
+                    "event.retry", **where, attempts=attempts, delay_s=round(delay_s, 3), reason=described(result)
                 )
                 self.attempts[key] = attempts
                 self._rest(key, item, delay_s)
@@ -136,7 +176,7 @@ class Fates:
                 _log.warning("event.skipped", **where, attempts=attempts, reason=reason)
                 await self._settle(key, item)
             case Stopped(handled, error):
-                _log.warning("subscription.stopped_by_handler", **where, reason=repr(result))
+                _log.warning("subscription.stopped_by_handler", **where, reason=described(result))
                 if handled:
                     await self._settle(key, item)
                 self.stopped(error)
@@ -252,7 +292,8 @@ class Fates:
     async def _fetch_replay(self, item: Item) -> KafkaEvent | None:
         """Return the event to replay, or None when it is settled or has failed again."""
         assert item.entry is not None
-        if self._parker.view.get(item.entry.event_id) != item.entry:
+        view, hold = self._parker.view, self._plan.failures.hold_stream
+        if view.get(item.entry.event_id) != item.entry or not view.is_due(item.entry, hold=hold):
             return None
         found = await self._parker.fetch(item.entry.parked_offset)
         if found is None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
+from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.checkpoints import UNKNOWN_OFFSET, Checkpoint
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.merge import Place
@@ -62,8 +63,8 @@ async def follow(
     """
     if after < 0:
         raise InvalidInputError(f"Follow after position {after}: positions begin at 1.")
-    wanted = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
-    names = None if categories is None else tuple(categories)
+    wanted = None if types is None else frozenset(type_names(types))
+    names = None if categories is None else category_names(categories)
     ended = stop or asyncio.Event()
     async with total_order(settings or Settings.load(), after=after, categories=names) as order:
         async for batch in order.batches(ended):

@@ -93,6 +93,7 @@ class GroupReading:
         """
         reading = cls(settings, replace(joining, begins_again=True), codec, history, origin, handling)
         handling.bind(reading)
+        await origin()  # "now" is before the group is joined: partitions, and topics, may come much later
         async with Membership.joined(settings, reading._joining, codec, reading):
             try:
                 yield reading

@@ -122,8 +122,8 @@ async def _lag(settings: Settings, connection: postgres.Connection, seen: _Seen)
                 heads.append(rows[0]["highest"])
     if not due:  # markers only
         return Lag(0, 0.0, 0, seen.parked)
-    oldest = min(event.recorded_at for event in due.values())
-    positions = max(heads) - min(event.position for event in due.values()) + 1
+    oldest, waiting = min(event.recorded_at for event in due.values()), [event.position for event in due.values()]
+    positions = max(heads + waiting) - min(waiting) + 1  # the first record of a partition may have come meanwhile
     return Lag(positions, max(0.0, (datetime.now(UTC) - oldest).total_seconds()), seen.records, seen.parked)
 
 

@@ -235,6 +235,13 @@ class ParkedView:
                 break
         return due
 
+    def is_due(self, entry: Entry, *, hold: bool) -> bool:
+        """Say whether an entry that was due still is: what stands before it may have failed again meanwhile."""
+        return not hold or not any(
+            each.version < entry.version and each.state is ParkedState.PARKED and not each.is_follower
+            for each in self._streams.get(entry.stream, {}).values()
+        )
+
     def streams(self) -> list[str]:
         """Return the streams with parked events."""
         return list(self._streams)

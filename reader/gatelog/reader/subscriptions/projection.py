@@ -15,8 +15,9 @@ from gatelog.core.errors import (
 )
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import Function
-from gatelog.reader.subscriptions.builds import Build, Builds, SetUp
+from gatelog.reader.subscriptions.builds import Build, Builds, SetUp, check_schema
 from gatelog.reader.subscriptions.checkpoints import UNKNOWN_OFFSET, Checkpoint, PartitionLostError
 from gatelog.reader.subscriptions.sessions import OrderedSession, PartitionSession, Plan, opened
 from gatelog.reader.subscriptions.watching import Append, Progress, Watch
@@ -68,10 +69,14 @@ class Projection:
             raise InvalidInputError(
                 f"Projection {name!r}: version and start_after must not be negative, version not 0."
             )
+        if order not in {"partition", "total"}:
+            raise InvalidInputError(f"Projection {name!r}: order is {order!r}; it is 'partition' or 'total'.")
+        if schema is not None:
+            check_schema(name, schema)
         self.name = name
         self.version = version
-        self.categories = None if categories is None else tuple(categories)
-        self.types = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
+        self.categories = None if categories is None else category_names(categories)
+        self.types = None if types is None else frozenset(type_names(types))
         self.order = order
         self.schema = schema
         self._dsn = postgres_dsn
@@ -108,7 +113,7 @@ class Projection:
         """Make the tables for checkpoints, in the read model's database, and the read model's own. Safe to repeat.
 
         Raises:
-            InvalidInputError: the set-up failed.
+            InvalidInputError: the set-up failed, or the schema holds tables already.
             PostgresUnavailableError: no answer.
         """
         await self._builds(settings or Settings.load()).prepare(self.version, self._set_up)

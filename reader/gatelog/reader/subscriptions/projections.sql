@@ -11,6 +11,9 @@ INSERT INTO @store.projection_builds (projection, build, version, state)
 SELECT $1, coalesce(max(b.build), 0) + 1, $2, $3 FROM @store.projection_builds b WHERE b.projection = $1 COLLATE "C"
 RETURNING build
 
+-- name: has_tables
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1)
+
 -- name: set_state
 UPDATE @store.projection_builds SET state = $3, changed_at = now() WHERE projection = $1 COLLATE "C" AND build = $2
 

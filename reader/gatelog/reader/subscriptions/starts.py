@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
@@ -12,11 +12,14 @@ from gatelog.core import kafka, postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.reader.log_query import POSITION_MAX
 from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe, committed
 
 PACKAGE: Final = "gatelog.reader.subscriptions"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)  # Kafka's records have no earlier time; -1 means the end to it
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)  # to Postgres the last moment of that year is infinity
 
 
 class StartKind(Enum):
@@ -55,8 +58,8 @@ class Start:
         Raises:
             InvalidInputError: the position is negative.
         """
-        if position < 0:
-            raise InvalidInputError(f"Start after position {position}: positions begin at 1.")
+        if not (isinstance(position, int) and 0 <= position <= POSITION_MAX):
+            raise InvalidInputError(f"Start after position {position!r}: positions are whole numbers from 1 on.")
         return cls(StartKind.POSITION, position=position)
 
     @classmethod
@@ -66,9 +69,9 @@ class Start:
         Raises:
             InvalidInputError: the time has no time zone.
         """
-        if at.tzinfo is None:
-            raise InvalidInputError(f"Start at {at}: a time needs a time zone.")
-        return cls(StartKind.TIME, at=at)
+        if not isinstance(at, datetime) or at.tzinfo is None:
+            raise InvalidInputError(f"Start at {at!r}: it takes a time with a time zone.")
+        return cls(StartKind.TIME, at=min(max(at, _EPOCH), _LATEST))
 
     @classmethod
     def like(cls, subscription: str) -> "Start":

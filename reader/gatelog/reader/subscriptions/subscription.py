@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.beating import beating
 from gatelog.reader.subscriptions.engine import Engine
 from gatelog.reader.subscriptions.failures import Failures
@@ -26,7 +27,6 @@ from gatelog.schemas.envelope import RecordedEvent, source_of
 from gatelog.schemas.event import Event
 from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
-from gatelog.schemas.upcasting import name_of
 
 RETRY_INTERVAL_S: Final = 1.0
 
@@ -69,9 +69,13 @@ class Subscription:
         parked_topic_of("x", name)
         if concurrency < 1 or parked_events_max < 1:
             raise InvalidInputError("concurrency and parked_events_max must be at least 1.")
+        if order not in {"stream", "partition"}:
+            raise InvalidInputError(f"order is {order!r}; it is 'stream' or 'partition'. 'total' is for projections.")
+        if min(revoke_timeout_s, stop_timeout_s) < 0 or (handler_timeout_s is not None and handler_timeout_s <= 0):
+            raise InvalidInputError("revoke_timeout_s, stop_timeout_s and handler_timeout_s must be positive.")
         self.name = name
         self.concurrency = concurrency
-        self._categories = None if categories is None else tuple(categories)
+        self._categories = None if categories is None else category_names(categories)
         self._start = start or Start.beginning()
         self._failures = failures or Failures()
         self._order: Literal["stream", "partition"] = order
@@ -125,8 +129,7 @@ class Subscription:
             if self._fallback is not None:
                 raise InvalidInputError(f"Subscription {self.name!r} has a handler for all other types already.")
             self._fallback = handler
-        for each in types:
-            name = each if isinstance(each, str) else each.event_type
+        for name in type_names(types):
             if name in self._handlers:
                 raise InvalidInputError(f"Subscription {self.name!r} has a handler for {name} already.")
             self._handlers[name] = handler
@@ -218,7 +221,7 @@ class Subscription:
             KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
         """
         iteration = Iteration()
-        names = None if types is None else frozenset(map(name_of, types))
+        names = None if types is None else frozenset(type_names(types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
             async for batch, codec in found:
                 for place, stored in enumerate(batch):
@@ -246,7 +249,7 @@ class Subscription:
         Raises: as ``events``.
         """
         iteration = Iteration()
-        names = None if types is None else frozenset(map(name_of, types))
+        names = None if types is None else frozenset(type_names(types))
         async with aclosing(self._iterate(iteration, stop, settings, names)) as found:
             async for batch, _codec in found:
                 if events := as_read(batch, names):

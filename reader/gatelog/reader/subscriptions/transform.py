@@ -14,6 +14,8 @@ from gatelog.core.consumer_errors import ProjectionFailedError
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.reader.names import category_names, type_names
+from gatelog.reader.subscriptions.applying import is_cancelled
 from gatelog.reader.subscriptions.marks import Marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, kafka_offsets
@@ -68,8 +70,8 @@ class Transform:
         if not name or not name.isprintable():
             raise InvalidInputError(f"Transform name {name!r} is empty or holds control characters.")
         self.name = name
-        self.categories = None if categories is None else tuple(categories)
-        self.types = None if types is None else frozenset(t if isinstance(t, str) else t.event_type for t in types)
+        self.categories = None if categories is None else category_names(categories)
+        self.types = None if types is None else frozenset(type_names(types))
         self._function: Function | None = None
 
     def each(self, function: FunctionT) -> FunctionT:
@@ -180,7 +182,9 @@ class _Session:
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
             records = list(await self._function(event))
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise
             raise ProjectionFailedError(
                 self._name, event.stream, event.version, event.position, event.type
             ) from error
