@@ -43,6 +43,7 @@ BAD: dict[str, tuple[Event | NewEvent, type[GatelogError], str]] = {
     "no such number": (Odd(number=2**70), InvalidEventError, "does not fit its schema"),
     "no such text": (Noted.model_construct(text="\ud800"), InvalidEventError, "does not fit its schema"),
     "metadata is no JSON": (NewEvent(Noted(text=""), metadata={"a": object()}), InvalidEventError, "not JSON"),
+    "NaN in metadata": (NewEvent(Noted(text=""), metadata={"a": [{"b": float("nan")}]}), InvalidEventError, "NaN"),
     "NUL in metadata": (NewEvent(Noted(text=""), metadata={"a": "\0"}), InvalidEventError, "NUL"),
     "bad trace": (NewEvent(Noted(text=""), traceparent="00-\n"), InvalidEventError, "W3C trace context"),
 }

@@ -10,7 +10,12 @@ from support.models import Noted
 from support.projections import Connection, at_work, fill, has, keeping, positions, schema_of
 from support.waiting import until
 
-from gatelog.core.consumer_errors import ProjectionFailedError, ProjectionNotPreparedError, ProjectionReplacedError
+from gatelog.core.consumer_errors import (
+    ProjectionFailedError,
+    ProjectionNotPreparedError,
+    ProjectionReplacedError,
+    TransactionEndedError,
+)
 from gatelog.core.errors import InvalidInputError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
@@ -110,6 +115,26 @@ async def test_a_function_that_meets_a_cancellation_has_failed(
         with pytest.raises(ProjectionFailedError) as raised:
             await projection.run(asyncio.Event(), settings)
     assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+
+
+async def test_a_function_that_ends_the_transaction_is_not_called_again(
+    settings: Settings, producer: Producer, pipeline: None
+) -> None:
+    """Each call would be stored once more."""
+    projection, calls = Projection("committing", categories=["Note"]), 0
+
+    @projection.batch
+    async def commit(connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        nonlocal calls
+        calls += 1
+        await connection.execute("COMMIT")
+
+    await projection.prepare(settings)
+    await fill(producer, 3, ["Note"])
+    async with asyncio.timeout(60):
+        with pytest.raises(TransactionEndedError, match="COMMIT"):
+            await projection.run(asyncio.Event(), settings)
+    assert calls == 1
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -82,3 +82,18 @@ class ParkedNotFoundError(GatelogError):
     def __init__(self, subscription: str, what: str) -> None:
         self.subscription, self.what = subscription, what
         super().__init__(f"Subscription {subscription!r}: {what} is not parked. See `gatelog parked list`.")
+
+
+class TransactionEndedError(GatelogError):
+    """The function of a projection has ended the transaction that it was given."""
+
+    exit_code = 9
+
+    def __init__(self, projection: str) -> None:
+        """``projection``: its name."""
+        self.projection = projection
+        super().__init__(
+            f"The function of projection {projection!r} has ended the transaction that it was given: what it wrote "
+            "is stored without the checkpoint, and will come again. It must neither COMMIT nor ROLLBACK. Correct it, "
+            "and rebuild the read model: `gatelog projection rebuild`."
+        )

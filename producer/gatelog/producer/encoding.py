@@ -1,6 +1,7 @@
 """Events on their way to the gate: checked at the door, encoded once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Final
 from uuid import UUID
 
@@ -86,9 +87,20 @@ def _metadata_json(settings: Settings, stream: str, event: NewEvent) -> str:
             "(metadata_bytes_max)",
         )
     text = encoded.decode()
+    if "null" in text and _holds_no_number(event.metadata):
+        raise InvalidEventError(stream, event.data.event_type, "its metadata holds NaN or Infinity, which JSON lacks")
     if has_nul(text):
         raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
     return text
+
+
+def _holds_no_number(value: object) -> bool:
+    """Say whether a float is in it that orjson would write as null."""
+    if isinstance(value, float):
+        return not isfinite(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_no_number, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_holds_no_number, value))
 
 
 def _check_ids(stream: str, event: NewEvent) -> None:

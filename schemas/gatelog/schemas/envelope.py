@@ -26,8 +26,8 @@ _CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _WIRE_BYTES: Final = WIRE_HEADER.size
-_BEYOND: Final = 2**63  # versions and positions are a bigint
-_SCHEMA_ID_BEYOND: Final = 2**31  # schema ids are an integer
+BIGINT_BEYOND: Final = 2**63  # versions and positions are a bigint
+INTEGER_BEYOND: Final = 2**31  # schema ids are an integer
 _new: Final = tuple.__new__  # of a NamedTuple: its own constructor takes twice as long
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
@@ -278,13 +278,13 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     if (traceparent := optional("traceparent")) is not None:
         traceparent = _text("traceparent", traceparent)
     correlation, causation = optional("ce_correlationid"), optional("ce_causationid")
-    event_type = _event_type(found["ce_type"])
+    event_type = event_type_of(found["ce_type"])
     if len(value) < _WIRE_BYTES or value[0] != 0:
         raise ValueError("the value is not in Confluent wire format")
-    if (schema_id := _WIRE_SCHEMA_ID(value)[1]) >= _SCHEMA_ID_BEYOND:
+    if (schema_id := _WIRE_SCHEMA_ID(value)[1]) >= INTEGER_BEYOND:
         raise ValueError(f"{schema_id} is not a schema id")
     version, position = int(found["ce_streamversion"]), int(found["ce_position"])
-    if not (0 < version < _BEYOND and 0 < position < _BEYOND):
+    if not (0 < version < BIGINT_BEYOND and 0 < position < BIGINT_BEYOND):
         raise ValueError(f"{version} is not a version, or {position} not a position")
     return _new(
         Record,
@@ -305,7 +305,13 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     )
 
 
-def _event_type(header: bytes) -> str:
+def event_type_of(header: bytes) -> str:
+    """Return the event type of a ``ce_type``.
+
+    Raises:
+        KeyError: it is empty.
+        ValueError: it is longer than Postgres should be given, not UTF-8, or holds a NUL character.
+    """
     if len(header) > EVENT_TYPE_BYTES_MAX:
         raise ValueError(f"ce_type is longer than {EVENT_TYPE_BYTES_MAX} bytes")
     if not (text := header.decode()):

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from gatelog.core import logs, postgres
-from gatelog.core.consumer_errors import ProjectionFailedError
+from gatelog.core.consumer_errors import ProjectionFailedError, TransactionEndedError
 from gatelog.core.errors import PostgresUnavailableError
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Checkpoints, Move, PartitionLostError
 from gatelog.reader.subscriptions.merge import Place
@@ -64,6 +64,7 @@ class Applier:
 
         Raises:
             PartitionLostError: a partition has another holder; nothing was written.
+            TransactionEndedError: the function has ended the transaction.
             ProjectionFailedError: the function raised an error, which is its cause.
             PostgresUnavailableError: no answer; the batch was written or not, which the checkpoints tell.
         """
@@ -72,7 +73,7 @@ class Applier:
             batch = todo.pop()
             try:
                 await self._colliding(batch)
-            except (PartitionLostError, PostgresUnavailableError):
+            except (PartitionLostError, PostgresUnavailableError, TransactionEndedError):
                 raise
             except Exception as error:  # noqa: BLE001 - it is raised with the event that it fails on
                 cause = error.__cause__ if isinstance(error, _FunctionError) else error
@@ -113,6 +114,8 @@ class Applier:
             if self._connection.is_closed():
                 raise  # it was the connection
             raise _FunctionError from error
+        if not self._connection.is_in_transaction():
+            raise TransactionEndedError(self._projection)
 
     def _failed(self, batch: Batch, error: Exception) -> Exception:
         if not batch.events:

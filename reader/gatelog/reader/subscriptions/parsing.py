@@ -13,10 +13,11 @@ from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import WIRE_HEADER, Codec
-from gatelog.schemas.envelope import ForeignRecordError
+from gatelog.schemas.envelope import BIGINT_BEYOND, INTEGER_BEYOND, ForeignRecordError, event_type_of
 from gatelog.schemas.upcasting import stored_types_of
 
 _STREAMS_KNOWN_MAX: Final = 50_000
+_TYPES_KNOWN_MAX: Final = 1_000
 _schema_id = WIRE_HEADER.unpack_from
 
 _log = logs.logger("subscription")
@@ -45,6 +46,7 @@ class Parser:
         self._codec = codec
         self._types = None if types is None else frozenset(name.encode() for name in stored_types_of(types))
         self._streams: dict[bytes, str] = {}  # those that were checked
+        self._event_types: dict[bytes, str] = {}
         self.passed_over = 0
 
     def batches(self, messages: Sequence[Message], assigned: Mapping[Place, int]) -> list[Batch]:
@@ -86,9 +88,12 @@ class Parser:
                 raise ValueError
             stream = self._streams.get(headers["ce_subject"]) or self._checked(headers["ce_subject"])
             version, position = int(headers["ce_streamversion"]), int(headers["ce_position"])
-            if version <= 0 or position <= 0 or not headers["ce_id"] or not headers["ce_time"]:
+            schema_id = _schema_id(value)[1]
+            if not (0 < version < BIGINT_BEYOND and 0 < position < BIGINT_BEYOND and schema_id < INTEGER_BEYOND):
                 raise ValueError
-            type_, schema_id = headers["ce_type"].decode(), _schema_id(value)[1]
+            if not headers["ce_id"] or not headers["ce_time"]:
+                raise ValueError
+            type_ = self._event_types.get(headers["ce_type"]) or self._checked_type(headers["ce_type"])
             return KafkaEvent(stream, version, position, type_, schema_id, headers, value, self._source, self._codec)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, struct_error, InvalidStreamIdError):
             return event_of(self._source, headers, value, self._codec)
@@ -98,6 +103,12 @@ class Parser:
             self._streams.clear()
         stream = self._streams[subject] = check_stream_id(subject.decode())
         return stream
+
+    def _checked_type(self, header: bytes) -> str:
+        if len(self._event_types) >= _TYPES_KNOWN_MAX:
+            self._event_types.clear()
+        event_type = self._event_types[header] = event_type_of(header)
+        return event_type
 
     def _pass_over(self, message: Message, error: UndecodableRecordError) -> None:
         foreign = isinstance(error, ForeignRecordError)
