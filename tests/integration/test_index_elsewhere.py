@@ -17,14 +17,11 @@ from gatelog.core.errors import (
     ConflictError,
     EventIdReusedError,
     IndexPlaceError,
-    RebuildRefusedError,
-    ReconcileRefusedError,
+    StoreNotInitialisedError,
 )
 from gatelog.core.settings import Settings
-from gatelog.indexer.rebuild import rebuild
 from gatelog.producer import ANY, NO_STREAM, HistoricEvent, Producer
 from gatelog.producer.outbox import OutboxKeeper
-from gatelog.producer.reconcile import reconciliation
 from gatelog.reader import Reader
 
 
@@ -204,14 +201,6 @@ async def test_wrong_places_are_named_and_nothing_is_changed(apart: Settings) ->
     assert await initialise(apart) == []
 
 
-async def test_what_does_not_work_apart_says_so(apart: Settings) -> None:
-    with pytest.raises(ReconcileRefusedError, match="index is in other databases"):
-        async with reconciliation(apart):
-            pass
-    with pytest.raises(RebuildRefusedError, match="index is in other databases"):
-        await rebuild(apart, lambda _stage, _done, _total: None)
-
-
 async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, spare_dsns: list[str]) -> None:
     async with sharded(settings, spare_dsns) as moved:
         for attempt in (initialise(moved), _connect(moved)):
@@ -219,13 +208,23 @@ async def test_the_index_of_a_store_stays_beside_its_gate(settings: Settings, sp
                 await attempt
 
 
-async def test_a_database_of_another_store_is_named(apart: Settings) -> None:
+async def test_a_database_of_another_store_is_named(apart: Settings, spare_dsns: list[str]) -> None:
     """As when a store was dropped and made anew: what its index held is not this store's."""
     async with connected(apart.dsn) as gate:
         await gate.execute(f"DROP SCHEMA {apart.store} CASCADE")
-    for attempt in (initialise(apart), _connect(apart)):
-        with pytest.raises(IndexPlaceError, match="belongs to another store"):
-            await attempt
+    with pytest.raises(IndexPlaceError, match="number 0 belongs to another store of this name"):
+        await initialise(apart)
+    with pytest.raises(StoreNotInitialisedError):
+        await _connect(apart)
+    async with sharded(apart, spare_dsns[1:]) as anew:
+        with pytest.raises(IndexPlaceError, match="do not hold the index of one store"):
+            await initialise(anew, adopt_index=True)
+        await initialise(anew)
+        with pytest.raises(IndexPlaceError, match="nothing to adopt: the gate's database is not new"):
+            await initialise(apart, adopt_index=True)
+        for attempt in (initialise(apart), _connect(apart)):
+            with pytest.raises(IndexPlaceError, match="belongs to another store"):
+                await attempt
 
 
 async def _connect(settings: Settings) -> None:

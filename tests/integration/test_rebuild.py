@@ -1,9 +1,7 @@
 """The index is rebuilt beside the live one and takes its place, while it is read, written and appended to."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from support.processes import background, environment, gatelog
 from support.reconciling import append, publish
 from support.running import running
 from support.waiting import until
+from support.watching import PAUSE_S, Watch
 
 from gatelog.core import postgres
 from gatelog.core.errors import RebuildRefusedError
@@ -28,8 +27,6 @@ from gatelog.producer import ANY, Producer
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
-
-PAUSE_S = 0.02  # between reads: the others want to work too
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:
@@ -65,61 +62,6 @@ async def objects(connection: "asyncpg.Connection[asyncpg.Record]", store: str) 
 async def schemas_of(connection: "asyncpg.Connection[asyncpg.Record]", store: str) -> list[str]:
     rows = await connection.fetch("SELECT nspname FROM pg_namespace WHERE nspname LIKE $1", f"{store}%")
     return [row[0] for row in rows]
-
-
-class Watch:
-    """Reads streams and the log in a loop, each on a connection of its own, and checks what it sees."""
-
-    def __init__(self, settings: Settings, streams: dict[str, int]) -> None:
-        self._settings = settings
-        self._streams = streams  # at least so many events each, growing
-        self.reads = 0
-
-    async def stream(self) -> None:
-        async with Reader.connect(self._settings) as reader:
-            while True:
-                for stream, least in list(self._streams.items()):
-                    versions = [event.version async for event in reader.stream(stream)]
-                    assert versions == list(range(1, len(versions) + 1)), f"a hole or a double in {stream}"
-                    assert len(versions) >= least, f"{stream} lacks what was acknowledged"
-                    self.reads += 1
-                    await asyncio.sleep(PAUSE_S)
-
-    async def log(self) -> None:
-        frontier = 0
-        async with Reader.connect(self._settings) as reader:
-            while True:
-                now = await reader.frontier()
-                assert now >= frontier, "the frontier went back"
-                frontier = now
-                positions = [event.position async for event in reader.all(after=max(0, frontier - 200))]
-                first = max(0, frontier - 200) + 1
-                assert positions == list(range(first, first + len(positions))), "a hole or a double in the log"
-                assert len(positions) >= frontier - first + 1
-                self.reads += 1
-                await asyncio.sleep(PAUSE_S)
-
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(each) for each in (self.stream(), self.log(), self.stream())]
-        try:
-            yield
-            await self.goes_on(tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if not isinstance(result, asyncio.CancelledError):
-                    raise result  # type: ignore[misc] # a task that ended has failed
-
-    async def goes_on(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        """A few reads more: after the switch, too."""
-        upto = self.reads + 12
-
-        async def are_read() -> bool:
-            return self.reads >= upto or any(task.done() for task in tasks)
-
-        await until(are_read, "reads go on")
 
 
 async def test_reads_appends_and_indexing_go_on_while_the_index_is_switched(

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from support.kafka import Seen, records_of
-from support.losses import delete_topic, topics_are_gone, truncate
+from support.losses import delete_topic, lose_topic, topics_are_gone, truncate
 from support.models import Noted
 from support.processes import environment, gatelog
 from support.reconciling import append, look, pipeline, publish, republish
@@ -57,7 +57,7 @@ async def test_lost_topics_are_filled_with_the_same_records(settings: Settings, 
         await some_events(producer)
         await publish(settings, 120)
         before = await asyncio.to_thread(records_of, settings)
-        await asyncio.to_thread(delete_topic, settings, "Bücher")
+        await lose_topic(settings, "Bücher")
         (due,) = await append(producer, "Note-1", "due")
         with pytest.raises(LogMismatchError):
             await run_all(asyncio.Event(), Relay(settings))

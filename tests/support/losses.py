@@ -19,14 +19,21 @@ def delete_topic(settings: Settings, category: str) -> None:
         future.result(timeout=30)
 
 
-async def topics_are_gone(settings: Settings) -> None:
-    """Wait until Kafka has done what it was told."""
+async def topics_are_gone(settings: Settings, category: str = "") -> None:
+    """Wait until Kafka has done what it was told: brokers list a topic that was deleted for a moment more."""
+    gone = topic_of(settings.store, category)
 
     async def are_gone() -> bool:
         found = await asyncio.to_thread(kafka.partitions_of, kafka.admin(settings.kafka_properties), settings.kafka)
-        return not any(name.startswith(f"{settings.store}.") for name in found)
+        return not any(name == gone or (not category and name.startswith(gone)) for name in found)
 
     await until(are_gone, "the topics are gone")
+
+
+async def lose_topic(settings: Settings, category: str) -> None:
+    """Delete a topic, and wait until nobody sees it any more."""
+    await asyncio.to_thread(delete_topic, settings, category)
+    await topics_are_gone(settings, category)
 
 
 def truncate(settings: Settings, before: Seen) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Final
 
 import typer
@@ -13,12 +13,13 @@ from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.progress import StageBars, bars
 from gatelog.core import logs, postgres, shards
-from gatelog.core.errors import InvalidInputError
+from gatelog.core.errors import InvalidInputError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.rebuild import Rebuilt
 from gatelog.indexer.rebuild import rebuild as rebuild_index
 from gatelog.indexer.unreadable import LIST_ROWS_MAX, Outcome, Unreadable, UnreadableRecords, Whole
+from gatelog.producer.elsewhere.frontier import FrontierKeeper
 
 INCOMPLETE: Final = 8
 UNREADABLE: Final = 9
@@ -40,6 +41,10 @@ def rebuild(
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop what a rebuild that was broken off has made, and begin anew.")
     ] = False,
+    shard: Annotated[
+        int | None,
+        typer.Option("--shard", help="Only this one of index_dsns, counted from 0.", show_default="all", min=0),
+    ] = None,
     store: options.Store = None,
     home: options.Home = None,
     json: options.Json = False,
@@ -47,34 +52,50 @@ def rebuild(
     """Fill a fresh index from Kafka beside the live one, and put it in its place; reads, appends, indexing go on.
 
     Needs the role that owns the tables, and disk space for a second index. If it is broken off, the next run goes on.
-    The exit code is 8 if positions are missing in the result.
+    Shards are rebuilt one after the other. The exit code is 8 if positions are missing in the result.
 
       gatelog index rebuild
+      gatelog index rebuild --shard 1
     """
     settings = options.settings_of(store, home)
     logs.configure(json=json or not sys.stderr.isatty())
-    with bars() as progress:
-        done = asyncio.run(rebuild_index(settings, StageBars(progress), restart=restart))
-    if json:
-        print_json(asdict(done))
-    else:
-        _show(settings.store, done)
-    if done.frontier < done.highest:
+    results = []
+    for number in range(max(1, len(settings.index_dsns))) if shard is None else [shard]:
+        with bars() as progress:
+            done = asyncio.run(rebuild_index(settings, StageBars(progress), shard=number, restart=restart))
+        results.append(done if len(settings.index_dsns) < 2 else replace(done, frontier=_of_all(settings, done)))
+        if json:
+            print_json(asdict(results[-1]))
+        else:
+            _show(settings, results[-1])
+    if results[-1].frontier < max(done.highest for done in results):
         raise typer.Exit(INCOMPLETE)
 
 
-def _show(store: str, done: Rebuilt) -> None:
+def _of_all(settings: Settings, done: Rebuilt) -> int:
+    """Return how far all shards are whole, now that this one was rebuilt; its own word, if another one is away."""
+    try:
+        return asyncio.run(FrontierKeeper(settings).reach())
+    except PostgresUnavailableError as error:
+        typer.echo(f"Another shard was not asked, which a relay will do: {error}", err=True)
+        return done.frontier
+
+
+def _show(settings: Settings, done: Rebuilt) -> None:
+    several = len(settings.index_dsns) > 1
     facts = {
         "records read": f"{done.records:,}" + (", after those of an earlier run" if done.resumed else ""),
-        "frontier": f"{done.frontier:,}",
+        "frontier": f"{done.frontier:,}" + (" of all shards" if several else ""),
     }
     if done.frontier < done.highest:
+        who = "in this shard or another one: " if several else ""
         facts["missing"] = (
-            f"positions from {done.frontier + 1:,} on, up to {done.highest:,}: `gatelog verify` says which"
+            f"{who}positions from {done.frontier + 1:,} on, up to {done.highest:,}: `gatelog verify` says which"
         )
     if done.unreadable:
         facts["unreadable records"] = f"{done.unreadable:,}: `gatelog index unreadable` lists them"
-    print_table(f"Store {store!r}: the index was rebuilt", facts)
+    what = f"shard {done.shard} of the index" if several else "the index"
+    print_table(f"Store {settings.store!r}: {what} was rebuilt", facts)
 
 
 @app.command()

@@ -10,9 +10,10 @@ import typer
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.progress import StageBars, bars
-from gatelog.core import logs, migrations, postgres
+from gatelog.core import logs, postgres, shards
 from gatelog.core.settings import Settings
 from gatelog.indexer import topics as indexed_topics
+from gatelog.indexer.places import index_pools
 from gatelog.producer.republish import Plan, Report, TopicPlan, republication
 
 DISAGREE: Final = 8
@@ -57,12 +58,13 @@ async def run(settings: Settings, report: Report, *, apply: bool) -> tuple[Plan,
 
 async def _tell_the_index(settings: Settings, plan: Plan) -> list[str]:
     """Topics that were made anew are known to the indexer by their new ids from now on."""
-    async with postgres.pool(settings.dsn, settings.store, "gatelog republish", 1) as pool:
-        with postgres.translated(settings.store, settings.dsn):
-            async with pool.acquire() as connection:
-                await migrations.check(connection, settings.store, "gatelog.indexer")
-            ids = await asyncio.to_thread(indexed_topics.ids_of, settings.kafka_properties, plan.offsets)
-            return await indexed_topics.accept(pool, settings.store, ids, plan.offsets)
+    anew: set[str] = set()
+    for shard, offsets in enumerate(plan.offsets):
+        async with index_pools(settings, shard, "gatelog republish", 1) as (_, pool):
+            with postgres.translated(settings.store, shards.dsn_of(settings, shard)):
+                ids = await asyncio.to_thread(indexed_topics.ids_of, settings.kafka_properties, offsets)
+                anew |= set(await indexed_topics.accept(pool, settings.store, ids, offsets))
+    return sorted(anew)
 
 
 def _show(store: str, plan: Plan, anew: list[str], *, applied: bool) -> None:

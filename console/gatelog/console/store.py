@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
+
+import typer
 
 from gatelog.console import options, services
 from gatelog.console.output import print_json, print_table
@@ -27,40 +29,80 @@ GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", else
 SHARD_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.indexer", shard.PACKAGE)  # schemas: for a function
 
 
-def init(store: options.Store = None, home: options.Home = None, json: options.Json = False) -> None:
+def init(
+    adopt_index: Annotated[
+        bool,
+        typer.Option("--adopt-index", help="The gate's database was lost: take the index in index_dsns as it is."),
+    ] = False,
+    store: options.Store = None,
+    home: options.Home = None,
+    json: options.Json = False,
+) -> None:
     """Create a store's tables in Postgres, or bring them up to date. Safe to run again, and by many at once.
 
     gatelog init
     gatelog init --store billing
     """
     settings = options.settings_of(store, home)
-    applied = [f"{m.part}/{m.number:04}_{m.name}" for m in asyncio.run(initialise(settings))]
+    made = asyncio.run(initialise(settings, adopt_index=adopt_index))
+    applied = [f"{m.part}/{m.number:04}_{m.name}" for m in made]
     if json:
         print_json({"store": settings.store, "applied": applied})
     else:
         print_table(f"Store {settings.store!r}", {"applied": ", ".join(applied) or "nothing, it is up to date"})
 
 
-async def initialise(settings: Settings) -> list[Migration]:
+async def initialise(settings: Settings, *, adopt_index: bool = False) -> list[Migration]:
     """Apply every part's migrations that are missing, in the gate's database and in those of the index; return them.
+
+    ``adopt_index``: a gate that is new takes over the shards of one that was lost.
 
     Raises:
         IndexPlaceError: a database is not what the settings say; nothing was changed there.
     """
-    applied = await _initialise_gate(settings)
+    keys = await _keys_of_shards(
+        settings, check=adopt_index
+    )  # first: who makes the store at this moment begins with the gate
+    applied = await _initialise_gate(settings, keys, adopt_index=adopt_index)
     for number in range(len(settings.index_dsns)):
         applied += await _initialise_shard(settings, number)
     return applied
 
 
-async def _initialise_gate(settings: Settings) -> list[Migration]:
+async def _keys_of_shards(settings: Settings, *, check: bool) -> dict[int, UUID]:
+    keys = {}
+    for number, dsn in enumerate(settings.shard_dsns):
+        async with _connection(settings, dsn, "gatelog init") as connection:
+            if check:
+                await shards.refuse_other(connection, settings, number, None)
+            if (key := await shards.key_of(connection, settings)) is not None:
+                keys[number] = key
+    return keys
+
+
+async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_index: bool) -> list[Migration]:
     async with _connection(settings, settings.dsn, "gatelog init") as connection:
-        shards.refuse_other_place(settings, await shards.tables(connection, settings.store))
+        there = await shards.tables(connection, settings.store)
+        shards.refuse_other_place(settings, there)
         if not settings.index_dsns:
             return await _apply(connection, settings, PARTS)
         await shards.refuse_other(connection, settings, None, None)
+        if keys and not there.is_pinned and not adopt_index:
+            raise IndexPlaceError(
+                settings.store,
+                f"the gate's database is new, but index_dsns number {min(keys)} belongs to another store of this "
+                "name. If that store's gate was lost, and this one is to take its place: `gatelog init "
+                "--adopt-index`, then `gatelog reconcile`: see docs/scaling.md. If all of it is gone, drop it.",
+            )
+        if adopt_index and (there.is_pinned or len(set(keys.values())) != 1):
+            raise IndexPlaceError(
+                settings.store,
+                "there is nothing to adopt: the gate's database is not new."
+                if there.is_pinned
+                else "the databases of index_dsns do not hold the index of one store: nothing was adopted.",
+            )
         applied = await _apply(connection, settings, GATE_PARTS)
-        await shards.pin(connection, settings, None, None)
+        await shards.pin(connection, settings, None, min(keys.values()) if adopt_index else None)
         return applied
 
 

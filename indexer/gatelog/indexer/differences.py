@@ -4,6 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Final
 
+import asyncpg
+
 EXAMPLES_MAX: Final = 20  # of each kind
 
 
@@ -44,3 +46,29 @@ class Verified:
     def agree(self) -> bool:
         """Whether nothing differs."""
         return not self.differences
+
+
+def disorder(row: asyncpg.Record, head: int | None) -> tuple[str, str] | None:
+    """Return kind and text of what is wrong with an event of the index, whose stream ends at ``head`` by the gate."""
+    if head is None:
+        return "gate differs", "the gate does not know the stream"
+    if head < row["version"]:
+        return "gate differs", f"the gate says that the stream ends at version {head:,}"
+    if row["before"] is None and row["version"] > 1:
+        return "gap in a stream", f"the index lacks version {row['version'] - 1:,}"
+    if row["before"] is not None and row["before"] >= row["position"]:
+        return "out of order in a stream", f"the version before it is at position {row['before']:,}"
+    return None
+
+
+def outbox_problem(row: asyncpg.Record, indexed: asyncpg.Record | None, *, follows: bool) -> str | None:
+    """Return what is wrong with an event of the outbox, given what the index has under its id."""
+    if indexed is None:
+        return None if follows else f"nobody holds version {row['version'] - 1:,}"
+    if (row["stream"], row["version"]) != (indexed["stream"], indexed["version"]):
+        return (
+            f"the index has the same id as {indexed['stream']}@{indexed['version']} at position "
+            f"{indexed['position']:,}"
+        )
+    is_same = all(row[name] == indexed[name] for name in ("type", "schema_id", "metadata", "digest"))
+    return None if is_same else f"the index has another content at position {indexed['position']:,}"

@@ -108,6 +108,19 @@ class Fresh:
         rows = await self.connection.fetch(self._sql["lacking"], after, upto)
         return Lacking(rows[0]["total"] if rows else 0, [(row["first"], row["last"]) for row in rows])
 
+    async def surplus(self, after: int, upto: int) -> int | None:
+        """Return the lowest position above ``after``, up to ``upto``, that only the fresh index holds."""
+        found: int | None = await self.connection.fetchval(self._sql["surplus"], after, upto)
+        return found
+
+    async def raise_frontier(self, reached: int) -> None:
+        """Say that the fresh index is whole up to a position; one that it has passed changes nothing."""
+        await self.connection.execute(self._sql["raise_fresh"], reached)
+
+    async def highest(self) -> int:
+        """Return the highest position of the live index."""
+        return int(await self.connection.fetchval(self._sql["highest"]))
+
     async def hold(self) -> None:
         """Make indexers wait until the transaction ends."""
         await self.connection.execute(self._sql["hold"])

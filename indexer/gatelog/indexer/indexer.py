@@ -16,7 +16,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.indexer import topics
+from gatelog.indexer import gaps, topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
@@ -61,7 +61,7 @@ class Indexer:
         while not stop.is_set():
             try:
                 await self._consume(stop)
-            except (PostgresUnavailableError, KafkaUnavailableError, PartitionLostError) as error:
+            except (PostgresUnavailableError, KafkaUnavailableError, PartitionLostError, gaps.GapError) as error:
                 _log.warning("indexer.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
@@ -83,6 +83,7 @@ class _Session:
 
     def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
         self._settings = settings
+        self._shard = shard
         self._properties = settings.kafka_properties
         self._pool = pool
         self._sql = queries(PACKAGE, "index.sql", settings.store)
@@ -129,8 +130,9 @@ class _Session:
         rows_max = self._settings.index_rows_max
         try:
             messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
-        except LogMismatchError:  # if it is that, this says it exactly
-            await asyncio.to_thread(topics.refuse_gaps, self._properties, self._next)
+        except LogMismatchError:
+            await self._written()
+            await gaps.settle(self._settings, self._shard, self._next)  # if it is that, this tells what was lost
             raise
         batch = await self._reader.read(messages, self._next)
         if self._writing is not None and (messages or self._writing.done()):

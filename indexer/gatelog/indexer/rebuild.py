@@ -1,4 +1,4 @@
-"""``gatelog index rebuild``: the index anew from Kafka, beside the live one, and then in its place.
+"""``gatelog index rebuild``: the index, or a shard, anew from Kafka, beside the live one, and then in its place.
 
 Whatever moment it dies at, the next run goes on there: rows are stored with their offsets, and the switch is one
 transaction. The live index is read and written all the time.
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import kafka, logs, migrations, postgres, shards, tail
+from gatelog.core import kafka, logs, postgres, shards, tail
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -22,6 +22,7 @@ from gatelog.core.tail import Offsets
 from gatelog.indexer import topics
 from gatelog.indexer.batches import BatchReader, Place
 from gatelog.indexer.fresh import PACKAGE, Fresh
+from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import Writer
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.registries import registry_of
@@ -47,37 +48,44 @@ class _NotNowError(GatelogError):
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """The index that took the live one's place."""
+    """The index, or the shard of it, that took the live one's place."""
 
+    shard: int
     resumed: bool
     records: int  # that this run has read
     frontier: int
-    highest: int
+    highest: int  # position that it held when it took the place
     unreadable: int  # records that were kept aside
 
 
-async def rebuild(settings: Settings, report: Report, *, restart: bool = False) -> Rebuilt:
+async def rebuild(settings: Settings, report: Report, *, shard: int = 0, restart: bool = False) -> Rebuilt:
     """Fill a fresh index from Kafka, and put it in the live one's place; goes on with a rebuild that was broken off.
 
-    ``report`` is told how far each stage is. ``restart`` drops what an earlier run has made and begins anew.
+    ``report`` is told how far each stage is. ``shard``: which of ``index_dsns``, counted from 0. ``restart`` drops
+    what an earlier run has made and begins anew.
+
+    One shard of several cannot tell by itself what it lacks: its frontier stays as it was, if what it holds up to
+    there is the same; else it ends before the first event that it lacked, and who knows all shards raises it.
 
     Raises:
+        SettingsError: there is no such shard.
+        IndexPlaceError: a database is not what the settings say.
         RebuildRefusedError: the live index holds events that Kafka lacks; a topic was made anew since the rebuild
             began; our role does not own the tables.
         RebuildActiveError: another rebuild is at work.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time. The next run goes on.
     """
-    async with _opened(settings) as (fresh, pool):
+    async with _opened(settings, shard) as (fresh, gate, pool):
         left = await fresh.left()
         if left.is_begun and (restart or not left.is_growing):
             await _clear(fresh)
             if not left.is_growing and not restart:  # only this was left to do
-                return await _result(settings, pool, resumed=True, records=0)
+                return await _result(settings, shard, pool, await fresh.highest(), resumed=True, records=0)
         is_begun = left.is_growing and not restart
         if not is_begun:
             await fresh.make(indexed=False)
-        work = _Rebuild(settings, fresh, pool, report)
+        work = _Rebuild(settings, shard, fresh, gate, pool, report)
         try:
             await work.run()
         except asyncpg.UniqueViolationError:
@@ -86,25 +94,20 @@ async def rebuild(settings: Settings, report: Report, *, restart: bool = False) 
             )
             await fresh.clear()
             await fresh.make(indexed=True)
-            work = _Rebuild(settings, fresh, pool, report)
+            work = _Rebuild(settings, shard, fresh, gate, pool, report)
             await work.run()
         await _clear(fresh)
-        return await _result(settings, pool, resumed=is_begun, records=work.records)
+        return await _result(settings, shard, pool, work.highest, resumed=is_begun, records=work.records)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[Fresh, postgres.Pool]]:
-    dsn, store = settings.dsn, settings.store
-    connection = await postgres.connect(dsn, store, "gatelog rebuild")
-    try:
-        async with postgres.pool(dsn, store, "gatelog rebuild", CONNECTIONS_MAX) as pool:
+async def _opened(settings: Settings, shard: int) -> AsyncIterator[tuple[Fresh, postgres.Pool, postgres.Pool]]:
+    """Yield the fresh tables, a pool of the gate's database, and one of the shard's."""
+    dsn, store = shards.dsn_of(settings, shard), settings.store
+    async with index_pools(settings, shard, "gatelog rebuild", CONNECTIONS_MAX) as (gate, pool):
+        connection = await postgres.connect(dsn, store, "gatelog rebuild")
+        try:
             with postgres.translated(store, dsn):
-                if await shards.check_gate(connection, settings) is not None:
-                    raise RebuildRefusedError(
-                        "The index is in other databases than the gate. To fill one of them anew, drop the store's "
-                        "schema there, run `gatelog init`, and let indexers run: see docs/scaling.md."
-                    )
-                await migrations.check(connection, store, PACKAGE)
                 fresh = Fresh(connection, store)
                 await fresh.prepare()
                 if not await fresh.is_owner():
@@ -113,9 +116,9 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Fresh, postgres.Poo
                     )
                 if not await fresh.lock():
                     raise RebuildActiveError(store)
-                yield fresh, pool
-    finally:
-        connection.terminate()
+                yield fresh, gate, pool
+        finally:
+            connection.terminate()
 
 
 async def _clear(fresh: Fresh) -> None:
@@ -128,26 +131,39 @@ async def _clear(fresh: Fresh) -> None:
         ) from error
 
 
-async def _result(settings: Settings, pool: postgres.Pool, *, resumed: bool, records: int) -> Rebuilt:
+async def _result(
+    settings: Settings, shard: int, pool: postgres.Pool, highest: int, *, resumed: bool, records: int
+) -> Rebuilt:
     row = await pool.fetchrow(queries(PACKAGE, "index.sql", settings.store)["status"])
     assert row is not None
-    return Rebuilt(resumed, records, row["frontier"], row["highest"], row["unreadable"])
+    return Rebuilt(shard, resumed, records, row["frontier"], highest, row["unreadable"])
 
 
 class _Rebuild:
     """One run."""
 
-    def __init__(self, settings: Settings, fresh: Fresh, pool: postgres.Pool, report: Report) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shard: int,
+        fresh: Fresh,
+        gate: postgres.Pool,
+        pool: postgres.Pool,
+        report: Report,
+    ) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._fresh = fresh
         self._pool = pool
         self._report = report
         self._sql = queries(PACKAGE, "index.sql", fresh.schema)
-        codec = Codec(registry_of(settings, pool), register=False, upcasts=False)
-        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb)
+        codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
+        self._owns = shards.owner_of(settings, shard)
+        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=self._owns)
         self._next: dict[Place, int] = {}
+        self._surplus: int | None = None  # the lowest position that the live index should have held
         self.records = 0
+        self.highest = 0
 
     async def run(self) -> None:
         """From wherever the last run was, to the switch."""
@@ -165,6 +181,7 @@ class _Rebuild:
         known = await self._fresh.live_frontier()
         await self._catch_up(writer)
         self._refuse_less(await self._compared(0, known))
+        self._surplus = await self._fresh.surplus(0, known)
         self._report("switch", 0, 1)
         while not (await self._is_quiet() and await self._switched(writer, known)):
             await asyncio.sleep(WAIT_S)
@@ -253,9 +270,12 @@ class _Rebuild:
                 pause.reschedule(asyncio.get_running_loop().time() + PAUSE_S_MAX)
                 await self._reach_live(writer)
                 self._refuse_less(await self._compared(known))
+                if self._owns is not None:
+                    await self._keep_frontier(known)
                 await self._wait_for_old_snapshots()
                 pause.reschedule(None)  # what follows is bounded by its locks, and a commit is not to be broken off
                 await self._fresh.take_place()
+                self.highest = await self._fresh.highest()
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             _log.info("rebuild.waits", why="a transaction that has read the index is open: tried again")
         except TimeoutError:
@@ -265,6 +285,16 @@ class _Rebuild:
         else:
             return True
         return False
+
+    async def _keep_frontier(self, known: int) -> None:
+        """Bring over what the live shard knew of the others: up to its frontier, it holds all that is its.
+
+        What holds the same up to there is as whole. If the fresh one holds more, the live one's frontier was wrong
+        from there on, and nobody knows about events that both lack: it is walked again, over all shards.
+        """
+        front = await self._fresh.live_frontier()
+        first = self._surplus if self._surplus is not None else await self._fresh.surplus(known, front)
+        await self._fresh.raise_frontier(front if first is None else first - 1)
 
     async def _reach_live(self, writer: Writer) -> None:
         """Read on until no partition is behind the live index."""

@@ -56,6 +56,17 @@ WITH lacking AS (
 SELECT min(position) AS first, max(position) AS last, sum(count(*)) OVER ()::bigint AS total
 FROM lacking GROUP BY island ORDER BY 1 LIMIT 5
 
+-- name: surplus
+-- The lowest position above $1, up to $2, that the fresh index holds and the live one does not.
+SELECT min(f.position) FROM @fresh.events f
+WHERE f.position > $1 AND f.position <= $2 AND NOT EXISTS (SELECT FROM @store.events l WHERE l.position = f.position)
+
+-- name: raise_fresh
+INSERT INTO @fresh.index_frontier_log (position) SELECT $1::bigint WHERE $1 > (SELECT f.position FROM @fresh.index_frontier f)
+
+-- name: highest
+SELECT coalesce(max(position), 0) FROM @store.events
+
 -- name: hold
 -- Indexers wait from here on, readers do not. In the order in which indexers lock.
 SET LOCAL lock_timeout = '5s';

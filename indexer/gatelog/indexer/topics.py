@@ -1,6 +1,6 @@
 """Which topics an index was read from: one that was deleted and made again is recognised, not read as new."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future
 from typing import Final
 
@@ -22,6 +22,15 @@ def of_names(properties: dict[str, str], names: Collection[str]) -> dict[str, in
     """
     found = kafka.partitions_of(kafka.admin(properties), properties)
     return {name: found[name] for name in names if name in found}
+
+
+def of_store(properties: dict[str, str], store: str) -> dict[str, int]:
+    """Return all topics of a store, with their number of partitions. Blocks.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    return kafka.topics_of(kafka.admin(properties), properties, store)
 
 
 def ids_of(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:
@@ -48,30 +57,6 @@ def _if_there(future: Future[TopicDescription]) -> TopicDescription | None:
         if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             return None
         raise
-
-
-def refuse_gaps(properties: dict[str, str], wanted: Mapping[tuple[str, int], int]) -> None:
-    """Name records that were removed from Kafka before they were indexed. Blocks.
-
-    ``wanted`` is the next offset of each partition.
-
-    Raises:
-        LogMismatchError: with the exact range of offsets.
-        KafkaUnavailableError: no answer in time.
-    """
-    there = of_names(properties, {name for name, _ in wanted})
-    begins = tail.begins_of(properties, there)
-    gaps = [
-        f"topic {name!r} partition {p}: offsets {offset:,} to {begin - 1:,}"
-        for (name, p), offset in sorted(wanted.items())
-        for begin in begins.get(name, [])[p : p + 1]
-        if offset < begin
-    ]
-    if gaps:
-        raise LogMismatchError(
-            f"Kafka has removed records that were not indexed yet, by retention or by hand: {'; '.join(gaps)}. Their "
-            "events are in the outbox still. Nothing was skipped. Stop the removal first: retention.ms=-1."
-        )
 
 
 async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:

@@ -5,22 +5,24 @@ What is read is read in pages; what is remembered of the whole is two bits a pos
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import kafka, migrations, postgres, shards, tail
-from gatelog.core.errors import IndexPlaceError, InvalidInputError, UndecodableRecordError
+from gatelog.core import kafka, migrations, postgres, tail
+from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
+from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
 from gatelog.indexer import seeking, topics
 from gatelog.indexer.batches import Place, place_of
-from gatelog.indexer.differences import Differences, Verified
+from gatelog.indexer.differences import Differences, Verified, disorder, outbox_problem
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
 
 PAGE_ROWS: Final = 10_000
@@ -40,55 +42,53 @@ async def verify(settings: Settings, report: Report, *, first: int = 1, last: in
     """Compare, and return what differs. Changes nothing; relay, indexer and appends may go on.
 
     With ``first`` or ``last``, only these positions are compared: topics and index, the order within streams, and the
-    gate for the streams of these events; without, the heads of all streams and the outbox, too.
+    gate for the streams of these events; without, the heads of all streams and the outbox, too. An index in other
+    databases is compared shard by shard, and whether each event is in the right one.
 
     Raises:
         InvalidInputError: there are no such positions.
-        IndexPlaceError: the index is in other databases than the gate.
+        IndexPlaceError: a database is not what the settings say.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
-    connection = await postgres.connect(settings.dsn, settings.store, "gatelog verify")
-    try:
+    async with opened(settings, "gatelog verify") as databases:
         with postgres.translated(settings.store, settings.dsn):
-            if await shards.check_gate(connection, settings) is not None:
-                raise IndexPlaceError(
-                    settings.store,
-                    "its index is in other databases than the gate: `gatelog verify` cannot compare those yet.",
-                )
-            await migrations.check(connection, settings.store, _PACKAGE)
-            work = _Verification(settings, connection, report)
-            return await work.run(first, last)
-    finally:
-        connection.terminate()
+            sql = queries(_PACKAGE, "verify.sql", settings.store)
+            for connection in {databases.gate, *databases.shards}:
+                await connection.execute(sql["session"])
+            for connection in databases.shards:
+                await migrations.check(connection, settings.store, _PACKAGE)
+            return await _Verification(settings, databases, report).run(first, last)
 
 
 class _Verification:
-    def __init__(self, settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", report: Report) -> None:
+    def __init__(self, settings: Settings, databases: Databases, report: Report) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
-        self._connection = connection
+        self._databases = databases
+        self._shards = range(len(databases.shards))
         self._report = report
         self._sql = queries(_PACKAGE, "verify.sql", settings.store)
         self._source = source_of(settings.store)
         self._found = Differences()
         self._ahead: list[tuple[int, str]] = []  # records past what was published when we began
         self._last_of: dict[Place, int] = {}  # position
+        self._frontiers: list[int] = []  # of each shard
+        self._offsets: list[dict[Place, int]] = []
+        self._unreadable = 0
+        self._dismissed: set[tuple[object, ...]] = set()
         self._records = self._foreign = self._copies = self._behind = 0
 
     async def run(self, first: int, last: int | None) -> Verified:
         begun = time.monotonic()
-        await self._connection.execute(self._sql["session"])
-        state = await self._state()
+        (gate,) = await self._gate("published")
         is_whole = first == 1 and last is None
-        last = state["published"] if last is None else last
-        if not (1 <= first <= last <= state["published"] or (is_whole and not state["published"])):
+        last = gate["published"] if last is None else last
+        if not (1 <= first <= last <= gate["published"] or (is_whole and not gate["published"])):
             raise InvalidInputError(
-                f"Positions {first:,} to {last:,} cannot be compared: {state['published']:,} are published."
+                f"Positions {first:,} to {last:,} cannot be compared: {gate['published']:,} are published."
             )
-        self._frontier: int = state["frontier"]
-        self._offsets = {(r["topic"], r["partition"]): r["next_offset"] for r in await self._rows("offsets")}
-        self._dismissed = {tuple(row) for row in await self._rows("dismissed", DISMISSED_MAX)}
+        await self._look_at_shards(gate["told"])
         in_kafka, in_index = Positions(first, last), Positions(first, last)
         await self._compare_topics(in_kafka, first, last, is_whole=is_whole)
         await self._read_index(in_index, first, last)
@@ -97,23 +97,38 @@ class _Verification:
         waiting = await self._compare_outbox() if is_whole else 0
         await self._judge_ahead()
         return Verified(
-            first, last, self._frontier, self._records, in_index.count, self._behind, streams, waiting,
-            state["unreadable"], self._foreign, self._copies, time.monotonic() - begun, dict(self._found.counts),
+            first, last, min(self._frontiers), self._records, in_index.count, self._behind, streams, waiting,
+            self._unreadable, self._foreign, self._copies, time.monotonic() - begun, dict(self._found.counts),
             dict(self._found.examples),
         )  # fmt: skip
 
-    async def _state(self) -> asyncpg.Record:
-        (row,) = await self._rows("state")
-        return row
-
-    async def _rows(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
-        """Run a statement; what was rotated under its snapshot is asked again."""
+    async def _gate(self, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Ask the gate's database; what was rotated under a statement's snapshot is asked again."""
         for _ in range(SNAPSHOT_TRIES - 1):
             try:
-                return await self._connection.fetch(self._sql[name], *arguments)
+                return await self._databases.gate.fetch(self._sql[name], *arguments)
             except asyncpg.SnapshotTooOldError:
                 continue
-        return await self._connection.fetch(self._sql[name], *arguments)
+        return await self._databases.gate.fetch(self._sql[name], *arguments)
+
+    async def _index(self, shard: int, name: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        return await self._databases.ask(shard, self._sql[name], *arguments)
+
+    async def _look_at_shards(self, told: int) -> None:
+        """Where each stands. The gate's own number, which was asked before, is never ahead of theirs."""
+        for shard in self._shards:
+            (state,) = await self._index(shard, "state")
+            self._frontiers.append(state["frontier"])
+            self._unreadable += state["unreadable"]
+            rows = await self._index(shard, "offsets")
+            self._offsets.append({(row["topic"], row["partition"]): row["next_offset"] for row in rows})
+            self._dismissed |= {tuple(row) for row in await self._index(shard, "dismissed", DISMISSED_MAX)}
+            if state["frontier"] < told:
+                self._found.add(
+                    "index is incomplete",
+                    f"{self._databases.named(shard)}whole up to position {state['frontier']:,} only, but events up "
+                    f"to {told:,} may have left the outbox",
+                )
 
     # --- topics and index --------------------------------------------------------------------------
 
@@ -138,18 +153,20 @@ class _Verification:
     async def _compare_lives(self, found: dict[str, int], ends: Offsets) -> None:
         """Topics that were made anew, and partitions that end before where the index has been."""
         ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
-        for row in await self._rows("topics"):
-            if row["topic"] not in ids:
-                self._found.add("topic is gone", row["topic"])
-            elif ids[row["topic"]] != row["topic_id"]:
-                self._found.add("topic was made anew", row["topic"])
-        for (topic, partition), offset in self._offsets.items():
-            end = (ends.get(topic, [])[partition : partition + 1] or [0])[0]
-            if offset > end:
-                self._found.add(
-                    "partition is shorter",
-                    f"{topic} partition {partition} ends at {end:,}, was indexed up to {offset:,}",
-                )
+        for shard in self._shards:
+            named = self._databases.named(shard)
+            for row in await self._index(shard, "topics"):
+                if row["topic"] not in ids:
+                    self._found.add("topic is gone", f"{named}{row['topic']}")
+                elif ids[row["topic"]] != row["topic_id"]:
+                    self._found.add("topic was made anew", f"{named}{row['topic']}")
+            for (topic, partition), offset in self._offsets[shard].items():
+                end = (ends.get(topic, [])[partition : partition + 1] or [0])[0]
+                if offset > end:
+                    self._found.add(
+                        "partition is shorter",
+                        f"{named}{topic} partition {partition} ends at {end:,}, was indexed up to {offset:,}",
+                    )
 
     async def _compare_chunk(self, messages: Sequence[Message], in_kafka: Positions, first: int, last: int) -> None:
         records: list[tuple[Message, Record]] = []
@@ -166,12 +183,20 @@ class _Verification:
                 place, offset = place_of(message)
                 self._ahead.append((record.position, f"{_at(place, offset)}, position {record.position:,}"))
             self._check_order(message, record)
-        positions = [record.position for _, record in (*records, *repeated)]
-        rows = {row[0]: row for row in await self._rows("rows", positions)}
+        rows = await self._rows_of(record for _, record in (*records, *repeated))
         for message, record in records:
             self._compare(message, record, rows.get(record.position))
         for message, record in repeated:
             self._compare_repeated(message, record, rows.get(record.position))
+
+    async def _rows_of(self, records: Iterable[Record]) -> dict[int, asyncpg.Record]:
+        """Return what the shards that they belong to hold at their positions."""
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for record in records:
+            wanted[self._databases.shard_of(record.stream)].append(record.position)
+        return {
+            row[0]: row for shard, positions in wanted.items() for row in await self._index(shard, "rows", positions)
+        }
 
     def _parsed(self, message: Message) -> Record | None:
         place, offset = place_of(message)
@@ -202,8 +227,9 @@ class _Verification:
         place, offset = place_of(message)
         where = f"position {record.position:,} ({record.stream}@{record.version}) at {_at(place, offset)}"
         if row is None:
-            if record.position <= self._frontier or offset < self._offsets.get(place, 0):
-                self._found.add("missing in the index", where)
+            shard = self._databases.shard_of(record.stream)
+            if record.position <= self._frontiers[shard] or offset < self._offsets[shard].get(place, 0):
+                self._found.add("missing in the index", f"{self._databases.named(shard)}{where}")
             else:
                 self._behind += 1
             return
@@ -214,15 +240,36 @@ class _Verification:
             self._found.add("wrong key in Kafka", where)
 
     async def _read_index(self, in_index: Positions, first: int, last: int) -> None:
-        """Which positions it holds, and whether each event follows its stream's last one."""
-        after = first - 1
-        while rows := await self._rows("positions", after, last, PAGE_ROWS):
-            for row in rows:
-                in_index.add(row[0])
-            for bad in await self._rows("disorder", after + 1, rows[-1][0]):
-                self._found.add(*_disorder(bad))
-            after = rows[-1][0]
-            self._report("check the index", after - first + 1, last - first + 1)
+        """Whether each event follows its stream's last one, is where it belongs, and is known to the gate."""
+        span = last - first + 1
+        for shard in self._shards:
+            after = first - 1
+            while rows := await self._index(shard, "page", after, last, PAGE_ROWS):
+                await self._judge_rows(shard, rows, in_index)
+                after = rows[-1]["position"]
+                self._report("check the index", shard * span + after - first + 1, len(self._shards) * span)
+
+    async def _judge_rows(self, shard: int, rows: Sequence[asyncpg.Record], in_index: Positions) -> None:
+        add = self._found.add
+        heads = await self._heads_of({row["stream"] for row in rows})
+        forgotten: set[object] = set()
+        if self._databases.is_apart:  # there, it keeps the ids itself
+            forgotten = {row["id"] for row in await self._gate("forgotten", [row["event_id"] for row in rows])}
+        for row in rows:
+            if not in_index.add(row["position"]):
+                add("repeated in the index", f"{self._row(shard, row)}: another shard holds this position, too")
+            if (owner := self._databases.shard_of(row["stream"])) != shard:
+                add("in the wrong shard", f"{self._row(shard, row)}: it belongs to shard {owner}")
+            if row["event_id"] in forgotten:
+                add("gate forgot an id", f"{self._row(shard, row)}: {row['event_id']}; a retry would be stored again")
+            if (bad := disorder(row, heads.get(row["stream"]))) is not None:
+                add(bad[0], f"{self._row(shard, row)}: {bad[1]}")
+
+    def _row(self, shard: int, row: asyncpg.Record) -> str:
+        return f"{self._databases.named(shard)}position {row['position']:,} ({row['stream']}@{row['version']})"
+
+    async def _heads_of(self, streams: Iterable[str]) -> dict[str, int]:
+        return {row["stream"]: row["version"] for row in await self._gate("heads_of", list(streams))}
 
     def _compare_positions(self, in_kafka: Positions, in_index: Positions) -> None:
         for start, end in in_kafka.gaps():
@@ -235,34 +282,70 @@ class _Verification:
 
     async def _compare_heads(self) -> int:
         after, streams = "", 0
-        while rows := await self._rows("heads", after, PAGE_STREAMS):
+        while rows := await self._gate("heads", after, PAGE_STREAMS):
+            ends = await self._ends_of([row["stream"] for row in rows])
+            ahead: dict[str, int] = {}
             for row in rows:
-                if row["version"] != row["found"]:
-                    self._found.add(
-                        "gate differs",
-                        f"{row['stream']}: the gate says version {row['version']:,}, index and outbox end at "
-                        f"{row['found']:,}",
-                    )
+                stream, version, found = row["stream"], row["version"], max(row["waiting"], ends[row["stream"]])
+                if found < version:
+                    self._head_differs(stream, version, found)
+                elif found > version:
+                    ahead[stream] = found
+            now = await self._heads_of(ahead)  # it was appended and indexed since, or the gate is behind
+            for stream, found in ahead.items():
+                if now.get(stream, 0) < found:
+                    self._head_differs(stream, now.get(stream, 0), found)
             after, streams = rows[-1]["stream"], streams + len(rows)
             self._report("compare the gate", streams, streams)
         return streams
 
+    def _head_differs(self, stream: str, version: int, found: int) -> None:
+        where = f"{stream}: the gate says version {version:,}, index and outbox end at {found:,}"
+        self._found.add("gate differs", where)
+
+    async def _ends_of(self, streams: Iterable[str]) -> dict[str, int]:
+        wanted: dict[int, list[str]] = defaultdict(list)
+        for stream in streams:
+            wanted[self._databases.shard_of(stream)].append(stream)
+        return {
+            row["stream"]: row["version"]
+            for shard, own in wanted.items()
+            for row in await self._index(shard, "ends", own)
+        }
+
     async def _compare_outbox(self) -> int:
         after: tuple[str, int] = ("", 0)
         events = 0
-        while rows := await self._rows("outbox", *after, PAGE_ROWS):
+        while rows := await self._gate("outbox", *after, PAGE_ROWS):
+            ids = [row["event_id"] for row in rows]
+            there = {
+                row["event_id"]: row for shard in self._shards for row in await self._index(shard, "of_ids", ids)
+            }
+            first = [row for row in rows if not row["follows"] and row["event_id"] not in there]
+            held = await self._held((row["stream"], row["version"] - 1) for row in first)
             for row in rows:
-                if (why := _outbox_problem(row)) is not None:
+                follows = row["follows"] or (row["stream"], row["version"] - 1) in held
+                if (why := outbox_problem(row, there.get(row["event_id"]), follows=follows)) is not None:
                     self._found.add("outbox differs", f"{row['stream']}@{row['version']}: {why}")
             after, events = (rows[-1]["stream"], rows[-1]["version"]), events + len(rows)
             self._report("compare the outbox", events, events)
         return events
 
+    async def _held(self, places: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        wanted: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for place in places:
+            wanted[self._databases.shard_of(place[0])].append(place)
+        return {
+            (row["stream"], row["version"])
+            for shard, own in wanted.items()
+            for row in await self._index(shard, "held", [stream for stream, _ in own], [v for _, v in own])
+        }
+
     async def _judge_ahead(self) -> None:
         """Records that came while we read are well; positions that the relay has not given are not."""
-        state = await self._state()
+        (gate,) = await self._gate("published")
         for position, where in self._ahead:
-            if position > state["published"] + state["pending"]:
+            if position > gate["published"] + gate["pending"]:
                 self._found.add("position was never given", where)
 
 
@@ -285,25 +368,3 @@ def _runs(start: int, end: int, index: Positions) -> Iterator[tuple[int, int, bo
             yield begin, position - 1, is_in
             begin, is_in = position, not is_in
     yield begin, end, is_in
-
-
-def _disorder(row: asyncpg.Record) -> tuple[str, str]:
-    where = f"position {row['position']:,} ({row['stream']}@{row['version']})"
-    if row["head"] is None:
-        return "gate differs", f"{where}: the gate does not know the stream"
-    if row["head"] < row["version"]:
-        return "gate differs", f"{where}: the gate says that the stream ends at version {row['head']:,}"
-    if row["before"] is None:
-        return "gap in a stream", f"{where}: the index lacks version {row['version'] - 1:,}"
-    return "out of order in a stream", f"{where}: the version before it is at position {row['before']:,}"
-
-
-def _outbox_problem(row: asyncpg.Record) -> str | None:
-    if row["position"] is None:
-        return None if row["follows"] else f"nobody holds version {row['version'] - 1:,}"
-    if (row["stream"], row["version"]) != (row["indexed_stream"], row["indexed_version"]):
-        return (
-            f"the index has the same id as {row['indexed_stream']}@{row['indexed_version']} at position "
-            f"{row['position']:,}"
-        )
-    return None if row["is_same"] else f"the index has another content at position {row['position']:,}"

@@ -14,11 +14,14 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, shards, tail
+from gatelog.core import migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
+from gatelog.core.shards import shard_of
+from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
+from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.findings import Findings, Streak
 from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
@@ -70,46 +73,38 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
 
     Raises:
         RelayActiveError: a relay is active.
-        ReconcileRefusedError: the index is in other databases than the gate.
+        IndexPlaceError: a database is not what the settings say.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
-    async with relays_kept_out(settings) as (connection, _publisher):
-        made = Reconciliation(settings, connection)
+    async with relays_kept_out(settings) as (databases, _publisher):
+        made = Reconciliation(settings, databases)
         await made.read()
         yield made
 
 
 @asynccontextmanager
-async def relays_kept_out(
-    settings: Settings,
-) -> AsyncIterator[tuple["asyncpg.Connection[asyncpg.Record]", Publisher]]:
-    """Yield what publishes for the store, alone: the relay's lock, and its transactional producer.
+async def relays_kept_out(settings: Settings) -> AsyncIterator[tuple[Databases, Publisher]]:
+    """Yield the store's databases, the gate's with the relay's lock, and the transactional producer: we are alone.
 
     Raises:
         RelayActiveError: a relay is active.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
+        IndexPlaceError: a database is not what the settings say.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
-    dsn, store = settings.dsn, settings.store
-    connection = await postgres.connect(dsn, store, "gatelog reconcile")
-    try:
-        with postgres.translated(store, dsn):
-            await migrations.check(connection, store, PACKAGE)
-            if await shards.check_gate(connection, settings) is not None:
-                raise ReconcileRefusedError(
-                    f"Store {store!r}: its index is in other databases than the gate. Neither `gatelog reconcile` "
-                    "nor `gatelog republish` can compare those yet. Nothing was changed. See docs/scaling.md."
-                )
-            sql = queries("gatelog.producer", "reconcile.sql", store)
-            await _lock(connection, store, sql)
+    store = settings.store
+    async with opened(settings, "gatelog reconcile") as databases:
+        with postgres.translated(store, settings.dsn):
+            await migrations.check(databases.gate, store, PACKAGE)
+            for connection in databases.shards:
+                await migrations.check(connection, store, "gatelog.indexer")
+            await _lock(databases.gate, store, queries("gatelog.producer", "reconcile.sql", store))
             publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
             try:
-                yield connection, publisher
+                yield databases, publisher
             finally:
                 await asyncio.to_thread(publisher.close)
-    finally:
-        connection.terminate()
 
 
 async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", store: str, sql: dict[str, str]) -> None:
@@ -124,14 +119,16 @@ async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", store: str, sq
 class Reconciliation:
     """What differs, and its repair, while no relay can be active."""
 
-    def __init__(self, settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Work through ``connection``, which holds the relay's lock."""
+    def __init__(self, settings: Settings, databases: Databases) -> None:
+        """Work through ``databases``, of which the gate's connection holds the relay's lock."""
         self._settings = settings
         self._properties = settings.kafka_properties
-        self._connection = connection
+        self._connection = databases.gate
+        self._index = IndexCopy(databases)
         self._sql = queries("gatelog.producer", "reconcile.sql", settings.store)
         self._mark = queries(PACKAGE, "relay.sql", settings.store)["mark"]
         self._seen = _Look({}, [])
+        self._indexed: list[Offsets] = []  # of each shard; none: what is indexed is read, too
 
     async def read(self) -> None:
         """Read what Kafka holds past the index, or all of it when it ends before where it was seen.
@@ -140,19 +137,23 @@ class Reconciliation:
             KafkaUnavailableError: no answer in time.
         """
         topics = await asyncio.to_thread(Topics(self._settings).of_store)
-        indexed, checked = await self._offsets()
+        indexed = await self._index.offsets()
+        state = await self._connection.fetchrow(self._sql["state"])
+        assert state is not None
         ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
-        shorter = sorted({*recovery.shorter(checked, ends), *recovery.shorter(indexed, ends)})
+        seen = (json.loads(state["checked_offsets"]), *indexed)
+        shorter = sorted({short for offsets in seen for short in recovery.shorter(offsets, ends)})
         self._seen = _Look(ends, shorter)
         starts = begins
         if not shorter:
+            self._indexed = indexed
             starts = {
-                name: [
-                    max(begin, start) for begin, start in zip(offsets, _padded(indexed, name, offsets), strict=True)
-                ]
+                name: [max(begin, min(_at(each, name, p) for each in indexed)) for p, begin in enumerate(offsets)]
                 for name, offsets in begins.items()
             }
+        await self._index.make()
+        await self._index.copy(min((await self._index.state())[0], state["position"]))
         await self._connection.execute(self._sql["make_found"])
         async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
             async for chunk in chunks:
@@ -174,9 +175,10 @@ class Reconciliation:
         assert state is not None
         assert counts is not None
         is_whole = bool(seen.shorter)
-        after = 0 if is_whole else state["frontier"]
-        missing = await connection.fetch(sql["missing"], after, max(state["position"], state["indexed"]), is_whole)
-        kafka_position = max(counts["found_position"], 0 if is_whole else state["indexed"])
+        frontier, highest = await self._index.state()
+        after = 0 if is_whole else frontier
+        missing = await connection.fetch(sql["missing"], after, max(state["position"], highest), is_whole)
+        kafka_position = max(counts["found_position"], 0 if is_whole else highest)
         committed = kafka_position >= state["position"] + state["pending_events"]
         return Findings(
             position=state["position"],
@@ -244,6 +246,7 @@ class Reconciliation:
             await connection.execute(sql["empty_outbox"])
             await connection.execute(sql["put_published"], mark["snapshot"])
             await connection.execute(sql["put_due"])
+            await self._index.remember()
             await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position)
             ends = json.dumps(self._seen.ends)
             at = found.kafka_position
@@ -252,22 +255,13 @@ class Reconciliation:
             await connection.execute(sql["set_rotation"])  # last: who keeps the outbox waits for this row
         return found
 
-    async def _offsets(self) -> tuple[Offsets, Offsets]:
-        """Return how far the index and the relay have seen each partition."""
-        indexed: Offsets = {}
-        for row in await self._connection.fetch(self._sql["indexed_offsets"]):
-            offsets = indexed.setdefault(row["topic"], [])
-            offsets += [0] * (row["partition"] + 1 - len(offsets))
-            offsets[row["partition"]] = row["next_offset"]
-        state = await self._connection.fetchrow(self._sql["state"])
-        assert state is not None
-        return indexed, json.loads(state["checked_offsets"])
-
     async def _keep(self, messages: Sequence[Message]) -> None:
         """Copy records into the temporary table."""
         source, seen = source_of(self._settings.store), self._seen
         rows = []
         for message in messages:
+            if self._is_indexed(message):
+                continue
             try:
                 seen.read += 1
                 rows.append(_row(parse_record(source, message.headers(), message.value()), seen.read))
@@ -278,7 +272,20 @@ class Reconciliation:
                 seen.unreadable_total += 1
                 seen.unreadable += _example(seen.unreadable, message, error)
         if rows:
+            positions, streams, versions, ids = ([row[column] for row in rows] for column in range(4))
+            await self._index.copy_like(positions, ids, streams, versions)
             await self._connection.copy_records_to_table("found", columns=_COLUMNS, records=rows)
+
+    def _is_indexed(self, message: Message) -> bool:
+        """Say whether the shard of a record, which its key tells, has read it already."""
+        if not self._indexed:
+            return False
+        key, topic, partition, offset = message.key(), message.topic(), message.partition(), message.offset()
+        assert topic is not None
+        assert partition is not None
+        assert offset is not None
+        shard = shard_of(key.encode() if isinstance(key, str) else key or b"", len(self._indexed))
+        return offset < _at(self._indexed[shard], topic, partition)
 
     async def _lock_tables(self) -> None:
         try:
@@ -310,8 +317,8 @@ class Reconciliation:
             await keep(batch)
 
 
-def _padded(offsets: Offsets, topic: str, like: Sequence[int]) -> list[int]:
-    return (offsets.get(topic, []) + [0] * len(like))[: len(like)]
+def _at(offsets: Offsets, topic: str, partition: int) -> int:
+    return (offsets.get(topic, [])[partition : partition + 1] or [0])[0]
 
 
 def _row(record: Record, nth: int) -> tuple[Any, ...]:

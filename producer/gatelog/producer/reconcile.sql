@@ -1,3 +1,5 @@
+-- Statements of a reconciliation. "indexed" is the index, wherever it is: see elsewhere/copying.sql.
+
 -- name: lock
 -- The relay's own lock: no relay is active while we have it. The lease stays as it is, so that no standby takes us for
 -- a frozen relay and evicts us.
@@ -11,13 +13,7 @@ SELECT holder FROM @store.relay_lease
 SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = '@store.outbox'::regclass
 
 -- name: state
-SELECT r.*, @store.restored() AS restarted, (SELECT f.position FROM @store.index_frontier f) AS frontier,
-    (SELECT coalesce(max(e.position), 0) FROM @store.indexed_events e) AS indexed
-FROM @store.relay r
-
--- name: indexed_offsets
--- Up to here, what Kafka holds is in the index.
-SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition
+SELECT r.*, @store.restored() AS restarted FROM @store.relay r
 
 -- name: make_found
 -- What Kafka holds and the index does not.
@@ -46,7 +42,7 @@ WITH gone AS (
         WHERE x.event_id = f.event_id AND x.position = f.position AND x.stream = f.stream AND x.version = f.version
             AND x.nth < f.nth
     ) OR EXISTS (
-        SELECT FROM @store.indexed_events i
+        SELECT FROM indexed i
         WHERE i.event_id = f.event_id AND i.position = f.position AND i.stream = f.stream AND i.version = f.version
     )
     RETURNING 1
@@ -62,7 +58,7 @@ WHERE EXISTS (
     WHERE x.nth <> f.nth AND (x.position = f.position OR x.event_id = f.event_id
         OR (x.stream = f.stream AND x.version = f.version))
 ) OR (NOT $1::boolean AND EXISTS (
-    SELECT FROM @store.indexed_events i
+    SELECT FROM indexed i
     WHERE i.position = f.position OR i.event_id = f.event_id OR (i.stream = f.stream AND i.version = f.version)
 ))
 ORDER BY f.position, f.nth LIMIT 5
@@ -73,7 +69,7 @@ ORDER BY f.position, f.nth LIMIT 5
 WITH held AS (
     SELECT f.position FROM found f WHERE f.position > $1::bigint
     UNION
-    SELECT i.position FROM @store.indexed_events i WHERE NOT $3::boolean AND i.position > $1
+    SELECT i.position FROM indexed i WHERE NOT $3::boolean AND i.position > $1
     UNION ALL
     SELECT greatest($2::bigint, (SELECT max(f.position) FROM found f)) + 1
 ), steps AS (
@@ -109,7 +105,7 @@ WITH stored AS MATERIALIZED (
         EXISTS (SELECT FROM found f WHERE f.event_id = o.event_id AND f.stream = o.stream AND f.version = o.version)
             AS is_found,
         EXISTS (
-            SELECT FROM @store.indexed_events i
+            SELECT FROM indexed i
             WHERE i.event_id = o.event_id AND i.stream = o.stream AND i.version = o.version
         ) AS is_indexed
     FROM @store.outbox o
@@ -119,8 +115,8 @@ WITH stored AS MATERIALIZED (
     WHERE NOT (s.is_found OR s.is_indexed) AND (
         EXISTS (SELECT FROM found f WHERE f.stream = s.stream AND f.version >= s.version)
         OR EXISTS (SELECT FROM found f WHERE f.event_id = s.event_id)
-        OR EXISTS (SELECT FROM @store.indexed_events i WHERE i.stream = s.stream AND i.version >= s.version)
-        OR EXISTS (SELECT FROM @store.indexed_events i WHERE i.event_id = s.event_id)
+        OR EXISTS (SELECT FROM indexed i WHERE i.stream = s.stream AND i.version >= s.version)
+        OR EXISTS (SELECT FROM indexed i WHERE i.event_id = s.event_id)
     )
     GROUP BY s.stream
 )
@@ -135,7 +131,7 @@ SELECT
     (SELECT coalesce(max(position), 0) FROM found) AS found_position,
     (SELECT count(*) FROM found f
      WHERE NOT EXISTS (SELECT FROM judged j WHERE j.event_id = f.event_id AND j.fate = 'published')
-        AND NOT EXISTS (SELECT FROM @store.indexed_events i WHERE i.event_id = f.event_id)) AS lost,
+        AND NOT EXISTS (SELECT FROM indexed i WHERE i.event_id = f.event_id)) AS lost,
     (SELECT count(*) FROM judged WHERE fate = 'due') AS due,
     (SELECT count(*) FROM judged WHERE fate = 'conflicting') AS conflicting,
     (SELECT count(*) FROM judged j, @store.relay r
@@ -146,7 +142,7 @@ SELECT
 SELECT f.stream, count(*) AS events, min(f.version) AS first, max(f.version) AS last
 FROM found f
 WHERE NOT EXISTS (SELECT FROM judged j WHERE j.event_id = f.event_id AND j.fate = 'published')
-    AND NOT EXISTS (SELECT FROM @store.indexed_events i WHERE i.event_id = f.event_id)
+    AND NOT EXISTS (SELECT FROM indexed i WHERE i.event_id = f.event_id)
 GROUP BY f.stream ORDER BY min(f.position) LIMIT 5
 
 -- name: conflicting_examples
@@ -210,7 +206,7 @@ FROM (
 WITH touched AS (
     SELECT stream FROM found
     UNION SELECT stream FROM judged WHERE fate = 'conflicting'
-    UNION SELECT stream FROM @store.indexed_events WHERE position > $2::bigint
+    UNION SELECT stream FROM indexed WHERE position > $2::bigint
 ), ends AS (
     SELECT DISTINCT ON (e.stream) e.stream, e.version, e.type
     FROM (
@@ -220,7 +216,7 @@ WITH touched AS (
         UNION ALL
         SELECT t.stream, i.version, i.type FROM touched t
         CROSS JOIN LATERAL (
-            SELECT x.version, x.type FROM @store.indexed_events x
+            SELECT x.version, x.type FROM indexed x
             WHERE x.stream = t.stream ORDER BY x.version DESC LIMIT 1
         ) i
     ) e

@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 from confluent_kafka import Message
@@ -21,8 +23,11 @@ from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
 from gatelog.core.partitioning import partition_of
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
+from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
+from gatelog.producer.elsewhere.copying import IndexCopy
+from gatelog.producer.merging import Page, by_position
 from gatelog.producer.reconcile import relays_kept_out
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick
@@ -65,7 +70,7 @@ class Plan:
     nowhere_ranges: Sequence[tuple[int, int]]
     others: Sequence[str]  # records that stand at the position of another event
     disordered: int
-    offsets: Offsets  # where an indexer has to go on: at the first record that the index does not hold
+    offsets: Sequence[Offsets]  # where indexers have to go on, of each shard: at the first record that it lacks
 
     @property
     def events(self) -> int:
@@ -103,14 +108,15 @@ async def republication(settings: Settings, report: Report) -> AsyncIterator["Re
     Raises:
         RelayActiveError: a relay is active.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
+        IndexPlaceError: a database is not what the settings say.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
-    async with relays_kept_out(settings) as (connection, publisher):
-        # As the relay reads times: see Ticks.prepare.
-        await connection.set_type_codec(
-            "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
-        )
-        yield Republication(settings, connection, publisher, report)
+    async with relays_kept_out(settings) as (databases, publisher):
+        for connection in {databases.gate, *databases.shards}:  # as the relay reads times: see Ticks.prepare
+            await connection.set_type_codec(
+                "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
+            )
+        yield Republication(settings, databases, publisher, report)
 
 
 @dataclass(slots=True)
@@ -121,7 +127,7 @@ class _Seen:
     ends: Offsets
     highest: dict[Place, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unindexed: dict[Place, int] = field(default_factory=dict)  # offset of the first record that the index lacks
+    unindexed: dict[tuple[int, Place], int] = field(default_factory=dict)  # offset of the first that a shard lacks
     others: list[str] = field(default_factory=list)
 
 
@@ -131,14 +137,16 @@ class Republication:
     def __init__(
         self,
         settings: Settings,
-        connection: "asyncpg.Connection[asyncpg.Record]",
+        databases: Databases,
         publisher: Publisher,
         report: Report,
     ) -> None:
-        """Work through ``connection``, which holds the relay's lock, and ``publisher``."""
+        """Work through ``databases``, of which the gate's connection holds the relay's lock, and ``publisher``."""
         self._settings = settings
         self._properties = settings.kafka_properties
-        self._connection = connection
+        self._databases = databases
+        self._shards = range(len(databases.shards))
+        self._connection = databases.gate
         self._publisher = publisher
         self._report = report
         self._sql = queries("gatelog.producer", "republish.sql", settings.store)
@@ -181,7 +189,8 @@ class Republication:
         state = await self._connection.fetchrow(self._sql["state"])
         assert state is not None
         topics = await asyncio.to_thread(Topics(self._settings).of_store)
-        seen = await self._read_kafka(topics, state["highest"])
+        _, highest = await IndexCopy(self._databases).state()
+        seen = await self._read_kafka(topics, max(highest, state["position"] + state["pending_events"]))
         known = Positions(1, state["position"])
         plans = await self._plans(topics)
         async for position, stream in self._indexed():
@@ -190,7 +199,8 @@ class Republication:
                 self._lacks(plans, seen, position, stream)
         missing = list(self._unknown(known, seen))
         again = await self._again(missing, restored=state["restarted"])
-        for row in await self._connection.fetch(self._sql["again"]) if again else []:
+        rows = await self._connection.fetch(self._sql["again"]) if again else []
+        for row in rows:
             self._lacks(plans, seen, row["position"], row["stream"])
         total = sum(last - first + 1 for first, last in missing)
         kafka_position = max(seen.highest.values(), default=0)
@@ -202,11 +212,14 @@ class Republication:
             nowhere=total - again,
             nowhere_ranges=missing[:_EXAMPLES] if total > again else [],
             others=seen.others,
-            disordered=await self._connection.fetchval(self._sql["disordered"]) if again else 0,
-            offsets={
-                name: [seen.unindexed.get((name, p), end) for p, end in enumerate(ends)]
-                for name, ends in seen.ends.items()
-            },
+            disordered=await self._disordered(rows),
+            offsets=[
+                {
+                    name: [seen.unindexed.get((shard, (name, p)), end) for p, end in enumerate(ends)]
+                    for name, ends in seen.ends.items()
+                }
+                for shard in self._shards
+            ],
         ), seen
 
     async def _read_kafka(self, topics: dict[str, int], highest: int) -> _Seen:
@@ -223,24 +236,35 @@ class Republication:
 
     async def _see(self, seen: _Seen, messages: Sequence[Message]) -> None:
         ours = [(message, record) for message in messages for record in self._parsed(message)]
-        rows = await self._connection.fetch(
-            self._sql["compare"], [record.position for _, record in ours], [record.id for _, record in ours]
-        )
-        unlike = {row["place"]: row["is_other"] for row in rows}
-        await self._connection.execute(self._sql["keep_found"], [ours[place][1].id for place in unlike])
-        for nth, (message, record) in enumerate(ours):
+        there = await self._ids_at(record for _, record in ours)
+        lacking = [record.id for _, record in ours if there.get(record.position) != record.id]
+        await self._connection.execute(self._sql["keep_found"], lacking)
+        for message, record in ours:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
             assert topic is not None
             assert partition is not None
             assert offset is not None
             place = (topic, partition)
-            if unlike.get(nth) and len(seen.others) < _EXAMPLES:
+            held = there.get(record.position)
+            if held is not None and held != record.id and len(seen.others) < _EXAMPLES:
                 seen.others.append(f"{topic} partition {partition} offset {offset} at position {record.position:,}")
-            if nth in unlike:
-                seen.unindexed[place] = min(offset, seen.unindexed.get(place, offset))
+            if held != record.id:
+                at = (self._databases.shard_of(record.stream), place)
+                seen.unindexed[at] = min(offset, seen.unindexed.get(at, offset))
             seen.positions.add(record.position)
             seen.highest[place] = max(record.position, seen.highest.get(place, 0))
             seen.held[topic] += 1
+
+    async def _ids_at(self, records: Iterable[Record]) -> dict[int, UUID]:
+        """Return the ids of what the shards of these records hold at their positions."""
+        wanted: dict[int, list[int]] = defaultdict(list)
+        for record in records:
+            wanted[self._databases.shard_of(record.stream)].append(record.position)
+        return {
+            row["position"]: row["event_id"]
+            for shard, positions in wanted.items()
+            for row in await self._databases.ask(shard, self._sql["ids_at"], positions)
+        }
 
     def _parsed(self, message: Message) -> Iterable[Record]:
         """What others wrote is not for us to judge: indexers report it."""
@@ -250,8 +274,10 @@ class Republication:
             return []
 
     async def _plans(self, topics: dict[str, int]) -> "_Plans":
-        rows = await self._connection.fetch(self._sql["widths"])
-        return _Plans(self._settings, topics, {row["topic"]: row["partitions"] for row in rows})
+        widths: dict[str, int] = {}
+        for rows in await self._databases.ask_all(self._sql["widths"]):
+            widths |= {row["topic"]: max(row["partitions"], widths.get(row["topic"], 0)) for row in rows}
+        return _Plans(self._settings, topics, widths)
 
     def _lacks(self, plans: "_Plans", seen: _Seen, position: int, stream: str) -> None:
         plan = plans[category_of(stream)]
@@ -263,12 +289,16 @@ class Republication:
         plan.misplaced += position < seen.highest.get(place, 0)
 
     async def _indexed(self) -> AsyncIterator[tuple[int, str]]:
-        after = 0
-        while rows := await self._connection.fetch(self._sql["indexed"], after, PAGE_ROWS * 10):
-            for row in rows:
-                yield row["position"], row["stream"]
-            after = rows[-1]["position"]
-            self._report("read the index", after, after)
+        """Yield position and stream of all that is indexed, shard by shard."""
+        read = 0
+        for shard in self._shards:
+            after = 0
+            while rows := await self._databases.ask(shard, self._sql["indexed"], after, PAGE_ROWS * 10):
+                for row in rows:
+                    yield row["position"], row["stream"]
+                after = rows[-1]["position"]
+                read += len(rows)
+                self._report("read the index", read, read)
 
     @staticmethod
     def _unknown(indexed: Positions, seen: _Seen) -> list[tuple[int, int]]:
@@ -289,21 +319,42 @@ class Republication:
         positions = [position for first, last in missing for position in range(first, last + 1)]
         if not positions or restored or len(positions) > AGAIN_EVENTS_MAX:
             return 0
-        rows = await self._connection.fetch(self._sql["published_only"], len(positions) + 1)
-        if len(rows) != len(positions):
+        ids: list[int] = []
+        async for each in self._unindexed():
+            ids.append(each)
+            if len(ids) > len(positions):
+                return 0
+        if len(ids) < len(positions):
             return 0
-        records = [(position, row["id"]) for position, row in zip(positions, rows, strict=True)]
+        records = list(zip(positions, ids, strict=True))
         await self._connection.copy_records_to_table("again", columns=("position", "id"), records=records)
         return len(records)
+
+    async def _unindexed(self) -> AsyncIterator[int]:
+        """Yield the outbox ids of what was published, and is neither in Kafka nor in the index."""
+        after = 0
+        while rows := await self._connection.fetch(self._sql["published_only"], after, PAGE_ROWS):
+            ids = [row["event_id"] for row in rows]
+            pages = await self._databases.ask_all(self._sql["held"], ids)
+            held = {row["event_id"] for page in pages for row in page}
+            for row in rows:
+                if row["event_id"] not in held:
+                    yield row["id"]
+            after = rows[-1]["id"]
+
+    async def _disordered(self, rows: Sequence[asyncpg.Record]) -> int:
+        columns = [[row[column] for row in rows] for column in ("position", "stream", "version")]
+        return sum(row["events"] for (row,) in await self._databases.ask_all(self._sql["disordered"], *columns))
 
     async def _fill(self, plan: Plan, seen: _Seen) -> None:
         for topic in plan.topics:
             wanted = self._settings.model_copy(update={"topic_partitions": topic.partitions})
             await asyncio.to_thread(Topics(wanted).ensure, {topic.category})
         categories = [topic.category for topic in plan.topics]
-        after = number = written = 0
-        while rows := await self._connection.fetch(self._sql["rows"], after, categories, PAGE_ROWS):
-            after = rows[-1]["position"]
+        number = written = 0
+        sources: list[Page] = [partial(self._databases.ask, n, self._sql["rows"], categories) for n in self._shards]
+        sources.append(partial(self._connection.fetch, self._sql["rows_again"], categories))
+        async for rows in by_position(sources, PAGE_ROWS):
             if due := [row for row in rows if row["position"] not in seen.positions]:
                 number += 1
                 await self._publish(Tick(number, 0, due, [row["position"] for row in due]))

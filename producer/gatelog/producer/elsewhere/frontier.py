@@ -6,13 +6,13 @@ never believes more than each shard knows: a shard that knows less was restored 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
-from gatelog.core import logs, postgres, services, shards
+from gatelog.core import logs, postgres, services
 from gatelog.core.errors import IndexPlaceError, PostgresUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
 from gatelog.producer.elsewhere.walk import walk
 
@@ -48,54 +48,45 @@ class FrontierKeeper:
         """
         while not stop.is_set():
             try:
-                async with self.connections() as (gate, held):
+                async with opened(self._settings, "gatelog frontier") as databases:
                     while not stop.is_set():
-                        await self.run_once(gate, held)
+                        await self.run_once(databases)
                         await services.wait_any(INTERVAL_S, stop)
             except PostgresUnavailableError as error:
                 _log.warning("frontier.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
-    @asynccontextmanager
-    async def connections(self) -> AsyncIterator[tuple[postgres.Connection, Sequence[postgres.Connection]]]:
-        """Yield a connection to the gate's database and one to each shard, all of them checked."""
-        settings = self._settings
-        async with AsyncExitStack() as opened:
+    async def reach(self) -> int:
+        """Move it as far as it goes now, and return it; raises what ``run`` raises, and when a database is away.
 
-            async def open_(dsn: str) -> postgres.Connection:
-                connection = await postgres.connect(dsn, settings.store, "gatelog frontier")
-                opened.callback(connection.terminate)
-                return connection
+        Raises:
+            PostgresUnavailableError: a database does not answer.
+        """
+        async with opened(self._settings, "gatelog frontier") as databases:
+            front, reached = -1, await self.run_once(databases)
+            while reached > front:
+                front, reached = reached, await self.run_once(databases)
+            return reached
 
-            with postgres.translated(settings.store, settings.dsn):
-                gate = await open_(settings.dsn)
-                key = await shards.check_gate(gate, settings)
-            assert key is not None
-            held = []
-            for number, dsn in enumerate(settings.shard_dsns):
-                with postgres.translated(settings.store, dsn):
-                    held.append(await open_(dsn))
-                    await shards.check_shard(held[-1], settings, number, key)
-            yield gate, held
-
-    async def run_once(self, gate: postgres.Connection, held: Sequence[postgres.Connection]) -> int:
+    async def run_once(self, databases: Databases) -> int:
         """Find the frontier, tell it, and return it."""
-        known = [await self._ask(number, each, "frontier") for number, each in enumerate(held)]
+        numbers = range(len(databases.shards))
+        known = [await _value(databases, number, self._sql["frontier"]) for number in numbers]
         front: int = min(known)
 
         async def positions(after: int, limit: int) -> Sequence[Sequence[int]]:
-            asked = [self._ask(number, each, "held", after, limit) for number, each in enumerate(held)]
-            return list(await asyncio.gather(*asked))
+            held = self._sql["held"]
+            return list(await asyncio.gather(*(_value(databases, number, held, after, limit) for number in numbers)))
 
-        if len(held) > 1:  # one alone knows by itself
+        if len(numbers) > 1:  # one alone knows by itself
             front = await walk(front, positions)
-            for number, each in enumerate(held):
+            for number in numbers:
                 if known[number] < front:
-                    await self._ask(number, each, "raise_shard", front)
+                    await databases.ask(number, self._sql["raise_shard"], known[number], front)
         with postgres.translated(self._settings.store, self._settings.dsn):
-            await gate.execute(self._sql["raise_gate"], front)
+            await databases.gate.execute(self._sql["raise_gate"], front)
         return front
 
-    async def _ask(self, number: int, shard: postgres.Connection, statement: str, *arguments: int) -> Any:  # noqa: ANN401 - what the statement answers
-        with postgres.translated(self._settings.store, self._settings.shard_dsns[number]):
-            return await shard.fetchval(self._sql[statement], *arguments)
+
+async def _value(databases: Databases, shard: int, statement: str, *arguments: int) -> Any:  # noqa: ANN401 - what the statement answers
+    return (await databases.ask(shard, statement, *arguments))[0][0]

@@ -1,12 +1,13 @@
 -- raise_frontier: the frontier, as somebody knows it who sees more than this database: of several shards, each holds some
--- of the positions, and cannot walk past those of the others by itself.
-CREATE FUNCTION @store.raise_frontier(reached bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- of the positions, and cannot walk past those of the others by itself. It walked from "since" on: if the frontier has gone
+-- back meanwhile (a rebuild found it wrong), what it found says nothing.
+CREATE FUNCTION @store.raise_frontier(since bigint, reached bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     start bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('@store:frontier', 0));
     SELECT f.position INTO start FROM @store.index_frontier f;
-    IF reached > start THEN
+    IF reached > start AND start >= since THEN
         DELETE FROM @store.index_frontier_log f WHERE f.position = start;
         INSERT INTO @store.index_frontier_log VALUES (reached);
     END IF;
