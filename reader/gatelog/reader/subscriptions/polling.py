@@ -32,7 +32,7 @@ FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is
 POLL_RECORDS_MAX: Final = (
     1_000  # few polls: after each, the interpreter's lock must be had again, which may take a while
 )
-RUN_RECORDS: Final = 250  # that are parsed at once: more leave the caches of a CPU before they are handled
+RUN_RECORDS: Final = 100  # that are parsed at once: more leave the caches of a CPU before they are handled
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
 
