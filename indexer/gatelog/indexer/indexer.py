@@ -5,7 +5,7 @@ believes, a record is written once, and an indexer that lost a partition without
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, Postgre
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.indexer import gaps, topics
-from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.batches import Batch, BatchReader, Place
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
@@ -67,7 +67,7 @@ class Indexer:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        async with index_pools(settings, self._shard, "gatelog indexer", 2) as (gate, pool):
+        async with index_pools(settings, self._shard, "gatelog indexer", 3) as (gate, pool):
             registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
                 session = _Session(settings, self._shard, pool, registry)
@@ -93,6 +93,7 @@ class _Session:
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
         self._writing: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[None] | None = None  # the frontier, past what was written
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
@@ -117,16 +118,18 @@ class _Session:
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await asyncio.to_thread(self._consumer.close)
-        if self._writing is not None:
-            await self._writing  # it may have failed
+        for task in (self._writing, self._moving):
+            if task is not None:
+                await task  # it may have failed
 
     async def run_once(self) -> int:
         """Index what has arrived; return the number of records.
 
         Postgres writes a batch while the next one is fetched and read. One is written after the other.
         """
-        if self._watching.done():
-            self._watching.result()
+        for task in (self._watching, self._moving):
+            if task is not None and task.done():
+                task.result()
         rows_max = self._settings.index_rows_max
         try:
             messages = await asyncio.to_thread(kafka.poll, self._consumer, self._properties, POLL_S, rows_max)
@@ -141,8 +144,15 @@ class _Session:
         if batch.upto:
             since = dict(self._next)
             self._next.update(batch.upto)
-            self._writing = asyncio.create_task(self._writer.write(batch, since))
+            self._writing = asyncio.create_task(self._write(batch, since))
         return len(messages)
+
+    async def _write(self, batch: Batch, since: Mapping[Place, int]) -> None:
+        """Write a batch. The frontier follows while the next one is on its way."""
+        await self._writer.write(batch, since)
+        if self._moving is not None:
+            await self._moving
+        self._moving = asyncio.create_task(self._writer.advance_frontier())
 
     async def _written(self) -> None:
         """Wait until nothing is being written; whether it failed is for ``run_once`` to find."""

@@ -230,6 +230,7 @@ class _Rebuild:
         for first in range(0, len(messages), rows_max):
             batch = await self._reader.read(messages[first : first + rows_max], self._next)
             await writer.write(batch, self._next)
+            await writer.advance_frontier()
             self._next.update(batch.upto)
         self.records += len(messages)
 

@@ -47,7 +47,7 @@ class Writer:
         self._repeated = repeated
 
     async def write(self, batch: Batch, since: Mapping[Place, int]) -> None:
-        """Write a batch, if all its partitions are still at their offsets of ``since``; then move the frontier.
+        """Write a batch, if all its partitions are still at their offsets of ``since``.
 
         Raises:
             PartitionLostError: one of them is not. Nothing was written.
@@ -63,26 +63,26 @@ class Writer:
     async def _store(self, batch: Batch, since: Mapping[Place, int]) -> None:
         """Rows and offsets in one transaction, or neither."""
         places = sorted(batch.upto)  # one lock order for all indexers
-        async with self._pool.acquire() as connection:
-            async with connection.transaction():
-                moved = await connection.fetch(
-                    self._sql["advance"],
-                    [topic for topic, _ in places],
-                    [partition for _, partition in places],
-                    [since[place] for place in places],
-                    [batch.upto[place] for place in places],
+        async with self._pool.acquire() as connection, connection.transaction():
+            moved = await connection.fetch(
+                self._sql["advance"],
+                [topic for topic, _ in places],
+                [partition for _, partition in places],
+                [since[place] for place in places],
+                [batch.upto[place] for place in places],
+            )
+            if len(moved) < len(places):
+                raise PartitionLostError(
+                    f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
+                    "this one's assignment is stale. It wrote nothing and joins the group again."
                 )
-                if len(moved) < len(places):
-                    raise PartitionLostError(
-                        f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
-                        "this one's assignment is stale. It wrote nothing and joins the group again."
-                    )
-                in_order = sorted(batch.rows, key=itemgetter(POSITION))  # an index page is then written to once
-                await self._copy(connection, "events", COLUMNS, in_order)
-                await self._copy(
-                    connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values())
-                )
-            await connection.execute(self._sql["frontier"])
+            in_order = sorted(batch.rows, key=itemgetter(POSITION))  # an index page is then written to once
+            await self._copy(connection, "events", COLUMNS, in_order)
+            await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values()))
+
+    async def advance_frontier(self) -> None:
+        """Move the frontier as far as positions follow each other."""
+        await self._pool.execute(self._sql["frontier"])
 
     async def _set_doubles_aside(self, batch: Batch) -> None:
         """Pass over copies of what the index holds, and keep records that contradict it: the relay writes neither."""
