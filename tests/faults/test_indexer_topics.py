@@ -58,6 +58,25 @@ async def test_a_topic_that_was_made_anew_is_recognised(settings: Settings, runn
         assert [event.id async for event in reader.all()] == [ours.event_id]
 
 
+async def test_a_topic_that_was_deleted_ends_the_indexer(settings: Settings) -> None:
+    """The client may only take its partitions away: then nobody would be waiting for anything."""
+    async with Producer.connect(settings) as producer:
+        await append(producer, "Note-1", "a")
+        await append(producer, "Memo-1", "b")
+        await publish(settings, 2)
+    indexing = asyncio.create_task(refused(settings))
+    async with Reader.connect(settings) as reader:
+        await until(lambda: _is_indexed(reader, 2), "all is indexed")
+    await asyncio.to_thread(delete_topic, settings, "Note")
+    with pytest.raises(LogMismatchError, match=r"\.Note\b.* gone from Kafka|gone from Kafka: .*\.Note\.") as raised:
+        await indexing
+    assert "republish" in str(raised.value)
+
+
+async def _is_indexed(reader: Reader, position: int) -> bool:
+    return await reader.frontier() >= position
+
+
 def test_a_topic_that_is_not_there_any_more_is_named(settings: Settings) -> None:
     """What librdkafka says of a deleted one, where it does not just take its partitions away."""
     own = kafka.client_properties(settings.kafka_properties, group_id=settings.store, auto_offset_reset="error")

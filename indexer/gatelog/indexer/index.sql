@@ -78,6 +78,9 @@ INSERT INTO @store.index_topics (topic, topic_id)
 SELECT t.topic, t.topic_id FROM unnest($1::text[], $2::text[]) AS t (topic, topic_id)
 ON CONFLICT (topic) DO NOTHING
 
+-- name: known_topics
+SELECT topic FROM @store.index_topics
+
 -- name: other_topics
 -- Topics that had another id when they were read for the first time.
 SELECT t.topic FROM @store.index_topics t

@@ -177,16 +177,23 @@ class _Session:
     def _settle(self) -> None:
         asyncio.run_coroutine_threadsafe(self._written(), self._loop).result()
 
-    async def _claim_topics(self, names: set[str]) -> None:
+    async def _claim_topics(self, names: set[str]) -> set[str]:
+        """Return those that are there."""
         ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
         await topics.claim(self._pool, self._settings.store, ids)
+        return set(ids)
 
     async def _watch_topics(self) -> None:
-        """Fail when a topic in hand was made anew: to the consumer it is still the same one."""
+        """Fail when a topic was made anew, or is gone: the consumer takes it for the old one, or just waits."""
+        gone: set[str] = set()
         while True:
             await asyncio.sleep(TOPIC_CHECK_INTERVAL_S)
             with suppress(KafkaUnavailableError):
-                await self._claim_topics({name for name, _ in self._next})
+                known = {row["topic"] for row in await self._pool.fetch(self._sql["known_topics"])}
+                found = await self._claim_topics(known | {name for name, _ in self._next})
+                before, gone = gone, known - found
+                if lost := gone & before:  # a broker that has just started may not know all topics yet
+                    raise topics.lost(lost)
 
     async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
         names, numbers = [topic for topic, _ in places], [p for _, p in places]

@@ -77,6 +77,14 @@ async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
         )
 
 
+def lost(names: Collection[str]) -> LogMismatchError:
+    """Return the error that says that topics are gone."""
+    return LogMismatchError(
+        f"Topics that were indexed are gone from Kafka: {', '.join(sorted(names))}. What was indexed is kept, and there "
+        "is no more to read. `gatelog republish` makes them again and fills them from the index."
+    )
+
+
 async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets: tail.Offsets) -> list[str]:
     """Take topics that were made anew for the old ones, and go on in them at ``offsets``; return which they were.
 
