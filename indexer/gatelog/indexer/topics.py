@@ -80,8 +80,8 @@ async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
 def lost(names: Collection[str]) -> LogMismatchError:
     """Return the error that says that topics are gone."""
     return LogMismatchError(
-        f"Topics that were indexed are gone from Kafka: {', '.join(sorted(names))}. What was indexed is kept, and there "
-        "is no more to read. `gatelog republish` makes them again and fills them from the index."
+        f"Topics that were indexed are gone from Kafka: {', '.join(sorted(names))}. What was indexed is kept; "
+        "there is no more to read. `gatelog republish` makes them again and fills them from the index."
     )
 
 
