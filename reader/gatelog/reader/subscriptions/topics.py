@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Collection
 from typing import Final
 
@@ -10,8 +11,11 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of, topic_pattern
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.merge import Place
+
+LEADERS_MOVE_S: Final = 0.2
 
 _BEGINNING: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # annotated incompletely
 _END: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call] # annotated incompletely
@@ -59,8 +63,18 @@ class Topics:
         return await asyncio.to_thread(self._offsets, places, _END)
 
     def _offsets(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
-        if not places:
-            return {}
+        """Ask, and ask again while leaders move: a topic that was just made may have none yet."""
+        deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+        while True:
+            try:
+                return self._asked(places, which) if places else {}
+            except KafkaUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                self._admin = None  # what it believes of leaders may be out of date
+                time.sleep(LEADERS_MOVE_S)
+
+    def _asked(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
         with kafka.translated(self._properties):
             futures = self._client().list_offsets(
                 {TopicPartition(topic, partition): which for topic, partition in places},
