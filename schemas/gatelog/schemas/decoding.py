@@ -205,6 +205,9 @@ def _number(data: bytes, at: int, first: int, bytes_max: int) -> tuple[int, int]
     return value, at
 
 
+# The usual value of each kind is read without another call, which would cost as much: hence their likeness.
+
+
 def _int(data: bytes, at: int) -> tuple[int, int]:
     value = data[at]
     at += 1

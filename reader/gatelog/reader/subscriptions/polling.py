@@ -240,10 +240,7 @@ class Poller:
             self.consumer.subscribe(names, **callbacks)
 
     def _topics_of_store(self) -> list[str]:
-        prefix = f"{self._settings.store}."
-        return sorted(
-            name for name in kafka.partitions_of(self.consumer, self._properties) if name.startswith(prefix)
-        )
+        return sorted(kafka.topics_of(self.consumer, self._properties, self._settings.store))
 
     def _refresh_topics(self) -> None:
         if self.protocol == "classic" or self._joining.categories is not None:
