@@ -51,7 +51,7 @@ SELECT f.holder FROM frozen f WHERE pg_terminate_backend(f.pid)
 
 -- name: mark
 -- "is_awaited": a rotation of the outbox waits to see stored that everything before it is published.
-SELECT m.last_id, m.xid, m.snapshot, s.cut_xid > r.done_xid AS is_awaited
+SELECT m.last_id, m.xid, m.snapshot, NOT pg_visible_in_snapshot(s.cut_xid, r.done_snapshot) AS is_awaited
 FROM @store.mark() m, @store.outbox_state s, @store.relay r
 
 -- name: due

@@ -48,7 +48,7 @@ CREATE TABLE @store.outbox_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     segment smallint NOT NULL DEFAULT 0,   -- that takes the appends
     cut_id bigint NOT NULL DEFAULT 0,      -- the last outbox id before it did
-    cut_xid xid8 NOT NULL DEFAULT '0',     -- what is in the other segment was committed before it; 0: nothing is
+    cut_xid xid8 NOT NULL DEFAULT '0',     -- who sees it sees all that is in the other segment; 0: nothing is
     drained_position bigint,               -- of the last event of the other segment, when that is known
     drained_at timestamptz,                -- since then, the index is known to hold all of it
     emptied bigint NOT NULL DEFAULT 0      -- how often a segment was, or may be at any moment
