@@ -1,4 +1,4 @@
-"""The store's own code as actors (see ``interleaving``), a log in memory in Kafka's place, and a judge of the outcome."""
+"""The store's own code as actors (see ``interleaving``), a log in memory for Kafka, and a judge of the outcome."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
