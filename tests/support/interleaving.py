@@ -54,7 +54,9 @@ class _Actor:
         self._turn = asyncio.Event()
 
     async def wait(self, pid: int, text: str) -> None:
-        self.pid, self.next, self.state = pid, " ".join(text.split())[:70], _State.READY
+        text = " ".join(text.split())[:70]
+        self.rests = self.rests or text == self.next  # it polls
+        self.pid, self.next, self.state = pid, text, _State.READY
         self._told.set()
         await self._turn.wait()
         self._turn.clear()

@@ -86,7 +86,7 @@ class _Session:
         self._history = History(settings, store, self._codec)
         self._topics = Topics(settings, plan.categories)
         self._partitions: dict[str, int] = {}
-        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, plan.start)
+        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, build.state, plan.start)
         self._holder: Holder | None = None
         self._applier = Applier(
             plan.name,
