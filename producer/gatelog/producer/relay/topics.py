@@ -117,8 +117,7 @@ class Topics:
 
     def _replicas(self, name: str) -> int:
         """Return how many replicas each partition has at least."""
-        with kafka.translated(self._properties):
-            partitions = self._admin.list_topics(name, timeout=kafka.REQUEST_TIMEOUT_S).topics[name].partitions
+        partitions = kafka.metadata_of(self._admin, self._properties, name)[name].partitions
         return min((len(each.replicas) for each in partitions.values()), default=self._settings.topic_replication)
 
     def _configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
