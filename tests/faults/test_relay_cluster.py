@@ -22,6 +22,8 @@ from gatelog.producer import ANY, Producer
 from gatelog.reader import Subscription
 from gatelog.schemas.envelope import RecordedEvent
 
+FROZEN_MAX_S = 30.0  # librdkafka by itself takes a minute; we take 15 s where nothing else is at work
+
 
 @pytest.fixture(scope="module")
 def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -84,6 +86,26 @@ async def test_the_coordinator_of_transactions_moves(
                 await asyncio.to_thread(end, coordinator)
                 await row.moves(300)
                 assert await asyncio.to_thread(brokers.leader_of, TRANSACTIONS) != coordinator
+            assert process.exitcode is None, "it was to go on by itself"
+    await judge(replicated, clients)
+
+
+async def test_the_coordinator_of_transactions_freezes(
+    replicated: Settings, producer: Producer, brokers: Cluster, long: bool
+) -> None:
+    """It is there, and answers nothing: that is noticed by deadlines, and the others are asked."""
+    row = Row(replicated)
+    async with busy(replicated, producer) as clients:
+        with relay(replicated) as process:
+            await row.moves(50)
+            for _ in range(10 if long else 1):
+                await whole(brokers, topic_of(replicated.store, "Note"), TRANSACTIONS)
+                coordinator = await asyncio.to_thread(brokers.leader_of, TRANSACTIONS)
+                brokers.freeze(coordinator)
+                try:
+                    await row.moves(300, timeout_s=FROZEN_MAX_S)
+                finally:
+                    brokers.thaw(coordinator)
             assert process.exitcode is None, "it was to go on by itself"
     await judge(replicated, clients)
 

@@ -19,6 +19,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 _ASK_S: Final = 1.0  # that a question has at least
 _AGAIN_S: Final = 0.2
 RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
+SOCKET_TIMEOUT_MS: Final = 5_000  # then a broker is taken for frozen, and others are asked; librdkafka waits for 60 s
 
 _log = logs.logger("kafka")
 _librdkafka = logging.getLogger("gatelog.librdkafka")
@@ -67,6 +68,7 @@ def client_properties(properties: dict[str, str], **own: str | int | bool) -> di
     return {
         "client.id": "gatelog",
         "reconnect.backoff.max.ms": RECONNECT_INTERVAL_MAX_MS,
+        "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         **properties,
         **{name.replace("_", "."): value for name, value in own.items()},
         "error_cb": _report,
