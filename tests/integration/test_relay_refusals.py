@@ -12,12 +12,18 @@ from support.running import running
 from support.waiting import until
 
 from gatelog.core import kafka
-from gatelog.core.errors import LogMismatchError, PublishRefusedError, StoreNotInitialisedError, TopicError
+from gatelog.core.errors import (
+    LogMismatchError,
+    PublishRefusedError,
+    SettingsError,
+    StoreNotInitialisedError,
+    TopicError,
+)
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
+from gatelog.producer.relay import Relay, publisher
 from gatelog.reader import Reader
 
 
@@ -113,6 +119,14 @@ async def test_a_topic_that_cannot_be_made_is_named(settings: Settings, producer
     await append(producer, "a")
     with pytest.raises(TopicError, match=rf"{settings.store}\.Note.*[Rr]eplication"):
         await refused(settings.model_copy(update={"topic_replication": 7}))
+
+
+async def test_brokers_that_allow_shorter_transactions_are_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "TRANSACTION_TIMEOUT_MS", 15 * 60 * 1000 + 1)  # a broker's default, and more
+    with pytest.raises(SettingsError, match=r"transaction\.max\.timeout\.ms = 900000, but .* 900001"):
+        await refused(settings)
 
 
 async def test_services_refuse_a_store_without_tables(bare_settings: Settings) -> None:

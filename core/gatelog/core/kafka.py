@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka.admin import AdminClient, TopicMetadata  # type: ignore[attr-defined] # not in its __all__
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,  # type: ignore[attr-defined] # public, but not in its __all__, as the next two
+    ResourceType,  # type: ignore[attr-defined]
+    TopicMetadata,  # type: ignore[attr-defined]
+)
 
 from gatelog.core import logs
 from gatelog.core.domain import topic_of
@@ -194,6 +199,18 @@ def topics_of(client: AdminClient | Consumer, properties: dict[str, str], store:
     """
     prefix = topic_of(store, "")
     return {name: count for name, count in partitions_of(client, properties).items() if name.startswith(prefix)}
+
+
+def broker_setting(properties: dict[str, str], name: str) -> str | None:
+    """Return a setting of one of the brokers; None where Kafka does not tell. Blocks."""
+    client = admin(properties)
+    try:
+        broker = str(min(client.list_topics(timeout=REQUEST_TIMEOUT_S).brokers))
+        asked = [ConfigResource(ResourceType.BROKER, broker)]
+        (answer,) = client.describe_configs(asked, request_timeout=REQUEST_TIMEOUT_S).values()
+        return str(answer.result()[name].value)
+    except (KafkaException, KeyError):  # it is for a message only
+        return None
 
 
 def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_max: int) -> list[Message]:
