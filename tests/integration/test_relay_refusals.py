@@ -5,7 +5,7 @@ from functools import partial
 
 import asyncpg
 import pytest
-from confluent_kafka import admin as kafka_admin
+from support.changes import alter
 from support.kafka import records_of
 from support.models import Noted
 from support.running import running
@@ -48,20 +48,7 @@ async def refused(settings: Settings) -> None:
 
 
 def set_record_bytes_max(settings: Settings, bytes_max: int) -> None:
-    admin = kafka.admin(settings.kafka_properties)
-    # The client does not list these names in its __all__.
-    entry = kafka_admin.ConfigEntry(  # type: ignore[attr-defined]
-        "max.message.bytes",
-        str(bytes_max),
-        incremental_operation=kafka_admin.AlterConfigOpType.SET,  # type: ignore[attr-defined]
-    )
-    topic = kafka_admin.ConfigResource(  # type: ignore[attr-defined]
-        kafka_admin.ResourceType.TOPIC,  # type: ignore[attr-defined]
-        f"{settings.store}.Note",
-        incremental_configs=[entry],
-    )
-    for future in admin.incremental_alter_configs([topic]).values():
-        future.result(timeout=30)
+    alter(settings, "max.message.bytes", str(bytes_max))
 
 
 def delete_topic(settings: Settings) -> None:

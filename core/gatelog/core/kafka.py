@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # public, but not all in its __all__
     AdminClient,
-    ConfigResource,  # type: ignore[attr-defined] # public, but not in its __all__, as the next two
-    ResourceType,  # type: ignore[attr-defined]
-    TopicMetadata,  # type: ignore[attr-defined]
+    ConfigResource,
+    ResourceType,
+    TopicMetadata,
 )
 
 from gatelog.core import logs

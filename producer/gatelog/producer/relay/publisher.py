@@ -23,6 +23,7 @@ from gatelog.core.errors import (
     RelayFencedError,
     SettingsError,
 )
+from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer.relay.records import Record, records_of
 from gatelog.producer.relay.ticks import Tick
@@ -132,6 +133,7 @@ class Publisher:
         """
         self._store = settings.store
         self._properties = properties = settings.kafka_properties
+        self.partitions: dict[str, int] = {}  # of each topic that is published to, as whoever makes topics knows it
         self._failed: list[_Failure] = []
         clients = [_Client(self._producer_of(settings, number)) for number in range(1, _PRODUCERS + 1)]
         with _begun(properties):
@@ -146,7 +148,6 @@ class Publisher:
             settings.kafka_properties,
             transactional_id=f"gatelog.{settings.store}.relay.{number}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            partitioner="murmur2_random",  # as Java's producers place the same keys
             delivery_report_only_error=True,
             queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
             message_max_bytes=settings.record_bytes_max,
@@ -197,10 +198,12 @@ class Publisher:
     def _produce(self, record: Record) -> None:
         topic, stream, value, headers, timestamp = record
         producer = self._own.producer
+        # Not left to librdkafka, which follows what somebody does to a topic: a stream would go on in another one.
+        partition = partition_of(stream, self.partitions[topic])
         while True:
             try:
                 # One callback for all of them: a closure for each record would be the dearest thing about it.
-                producer.produce(topic, value, stream, -1, self._report, None, timestamp, headers)
+                producer.produce(topic, value, stream, partition, self._report, None, timestamp, headers)
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as error:
