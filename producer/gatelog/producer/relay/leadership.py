@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Final
 
 import asyncpg
 
 from gatelog.core import logs, postgres, services, tail
-from gatelog.core.errors import LogMismatchError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
 from gatelog.producer.relay import recovery
@@ -18,6 +19,7 @@ from gatelog.schemas.envelope import source_of
 
 RETRY_INTERVAL_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 5.0
+WATCH_INTERVAL_S: Final = 20.0
 _PAUSE_S: Final = 0.02
 
 _log = logs.logger("relay")
@@ -37,12 +39,17 @@ class Leadership:
         self._checked_position = -1
         self._checked_at = 0.0
         self._looking: asyncio.Task[tail.Offsets] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._watched_at = _now()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
         await self._ticks.prepare()
         left = await self._ticks.take_over()
+        checked = json.loads(left["checked_offsets"])
+        self._topics.partitions.update({name: len(ends) for name, ends in checked.items()})
         publisher = await asyncio.to_thread(Publisher, self._settings)
+        publisher.partitions = self._topics.partitions
         try:
             await self._settle(left)
             if not postgres.is_lent(self._connection):
@@ -54,11 +61,12 @@ class Leadership:
                 else:
                     await self._publish(publisher, tick)
                 await self._check()
+                self._watch()
             await self._ticks.fix()
             await self._check(at_once=True)
         finally:
-            if self._looking is not None:
-                await asyncio.wait([self._looking])
+            if tasks := [task for task in (self._looking, self._watching) if task is not None]:
+                await asyncio.wait(tasks)
             await asyncio.to_thread(publisher.close)
 
     async def _settle(self, left: asyncpg.Record) -> None:
@@ -142,6 +150,20 @@ class Leadership:
         if self._looking is not None and (at_once or self._looking.done()):
             looking, self._looking = self._looking, None
             await self._store_check(self._ticks.position, await looking)
+
+    def _watch(self) -> None:
+        """Look at the topics again, every 20 s, in case somebody has changed them underneath.
+
+        Raises:
+            TopicError: one would lose events, or split streams.
+        """
+        if self._watching is None and _now() - self._watched_at >= WATCH_INTERVAL_S:
+            self._watching = asyncio.create_task(asyncio.to_thread(self._topics.look_again))
+        if self._watching is not None and self._watching.done():
+            watching, self._watching = self._watching, None
+            self._watched_at = _now()
+            with suppress(KafkaUnavailableError):  # if there is something to publish, that will tell
+                watching.result()
 
     async def _store_check(self, position: int, ends: tail.Offsets) -> None:
         await self._ticks.checked(position, json.dumps(ends))
