@@ -3,8 +3,7 @@
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
 SET plan_cache_mode = force_generic_plan;
-SET jit = off;
-SET default_transaction_isolation = 'read committed'
+SET jit = off
 
 -- name: try_lock
 -- One active relay a store; standbys try again. A session lock: it ends with the connection. The first sign of life
@@ -98,15 +97,16 @@ WHERE d.total - d.size < $4::bigint
 ORDER BY d.id
 
 -- name: fix
--- Store where the relay stands, a pending tick included, if no other relay has taken over. $14: what this replaces.
+-- Store where the relay stands, a pending tick included, if no other relay has taken over, and the row that this one
+-- replaces, $14, is there: commits may have been lost, and it with them.
 WITH own AS MATERIALIZED (
     SELECT FROM @store.relay_leader WHERE epoch = $1 FOR NO KEY UPDATE
 ), replaced AS (
-    DELETE FROM @store.relay_log WHERE revision = $14 AND EXISTS (SELECT FROM own)
+    DELETE FROM @store.relay_log WHERE revision = $14 AND EXISTS (SELECT FROM own) RETURNING revision
 )
 INSERT INTO @store.relay_log (tick, position, done_id, done_xid, done_snapshot, upto_id, upto_xid, upto_snapshot,
     after_id, pending_last_id, pending_events, pending_ends_interval)
-SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 FROM own
+SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 FROM replaced
 RETURNING revision
 
 -- name: checked

@@ -57,7 +57,9 @@ class Builds:
     @asynccontextmanager
     async def _deciding(self) -> AsyncIterator[Connection]:
         """Open a transaction in which nobody else decides on builds."""
-        connection = await postgres.connect(self._dsn, self._store, f"gatelog builds {self._projection}")
+        connection = await postgres.connect(
+            self._dsn, self._store, f"gatelog builds {self._projection}", search_path=True
+        )
         try:
             with postgres.translated(self._store, self._dsn):
                 async with connection.transaction():
