@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard, TypeVar
 import asyncpg
 from asyncpg.transaction import Transaction
 
-from gatelog.core.dsns import hosts, options, where
+from gatelog.core import dsns
 from gatelog.core.errors import (
     GatelogError,
     PostgresUnavailableError,
@@ -34,6 +34,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 HOST_TIMEOUT_S: Final = 3.0  # of one of several: it may have vanished
 CLOSE_TIMEOUT_S: Final = 5.0
 _PACKAGE: Final = "gatelog.core"
+_AS_EVER: Final = {"isolation": "read_committed", "readonly": False, "deferrable": False}  # of a transaction
 
 _LOST: Final = (
     OSError,
@@ -77,10 +78,10 @@ def translated(store: str, dsn: str) -> Iterator[None]:
     except _MISSING as error:
         raise StoreNotInitialisedError(store, 0, 1) from error
     except _REFUSED as error:
-        raise SettingsError(f"Postgres at {where(dsn)} refused the connection: {error}") from error
+        raise SettingsError(f"Postgres at {dsns.where(dsn)} refused the connection: {error}") from error
     except _LOST as error:
         raise PostgresUnavailableError(
-            f"Postgres at {where(dsn)} does not answer or ended the connection "
+            f"Postgres at {dsns.where(dsn)} does not answer or ended the connection "
             f"({type(error).__name__}: {error}). Is it running? Local one: `gatelog status`."
         ) from error
 
@@ -93,14 +94,15 @@ class TransactionConnection(_AnyConnection):
     """
 
     _local_settings = ""  # statements that go before all others of a transaction
+    _begins = False  # one is at its first statement
 
     def set_locally(self, statements: str) -> None:
         """Begin every transaction with these, ``SET LOCAL …``, besides those that it begins with already."""
-        self._local_settings += f"{statements};\n"
+        self._local_settings += f"{statements}\n;\n"
 
     async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """As asyncpg's."""
-        if self._top_xact is not None or self.is_in_transaction():  # what begins and ends transactions, too
+        if self._begins or self.is_in_transaction():
             return await super().execute(query, *args, timeout=timeout)
         async with self.transaction():
             return await super().execute(query, *args, timeout=timeout)
@@ -122,7 +124,7 @@ class TransactionConnection(_AnyConnection):
 
     def transaction(self, **chosen: Any) -> Transaction:  # noqa: ANN401 - asyncpg's own
         """As asyncpg's, with the local settings at its beginning."""
-        return _LentTransaction(self, **{"isolation": "read_committed", "readonly": False, "deferrable": False} | chosen)
+        return _LentTransaction(self, **{**_AS_EVER, **chosen})
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[None]:
@@ -134,12 +136,20 @@ class TransactionConnection(_AnyConnection):
 
 
 class _LentTransaction(Transaction):
+    def __init__(self, connection: TransactionConnection, **chosen: Any) -> None:  # noqa: ANN401 - asyncpg's own
+        super().__init__(connection, **chosen)
+        self._lent = connection
+
     async def start(self) -> None:
-        await super().start()
-        connection = self._connection
-        if connection._top_xact is self:
-            with terminated_unless_well(connection):
-                await connection.execute(connection._local_settings)
+        lent, is_outer = self._lent, not self._lent.is_in_transaction()
+        lent._begins = True
+        try:
+            await super().start()
+        finally:
+            lent._begins = False
+        if is_outer and lent._local_settings:
+            with terminated_unless_well(lent):
+                await lent.execute(lent._local_settings)
 
 
 def is_lent(connection: Connection) -> TypeGuard[TransactionConnection]:
@@ -149,7 +159,7 @@ def is_lent(connection: Connection) -> TypeGuard[TransactionConnection]:
 
 def _session(scope: str, *names: str) -> str:
     sql = queries(_PACKAGE, "session.sql", "any")
-    return ";\n".join(sql[name] for name in names).replace("@scope", scope)
+    return "\n;\n".join(sql[name] for name in names).replace("@scope", scope)
 
 
 _Kind = TypeVar("_Kind", bound=_AnyConnection)
@@ -157,18 +167,23 @@ _Kind = TypeVar("_Kind", bound=_AnyConnection)
 
 async def _reach(dsn: str, application_name: str, kind: type[_Kind], **chosen: Any) -> _Kind:  # noqa: ANN401 - asyncpg's own
     """Connect to the first host that answers and is what was asked for: by default one that takes writes."""
-    chosen |= {"connection_class": kind, "server_settings": {"application_name": application_name}}
-    several = hosts(dsn)
+    chosen |= {"server_settings": {"application_name": application_name}}
+    several = dsns.hosts(dsn)
     if len(several) == 1:
-        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, **chosen)
-    wanted = options(dsn).get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS") or "primary"
+        return await asyncpg.connect(dsn, connection_class=kind, timeout=CONNECT_TIMEOUT_S, **chosen)
+    wanted = dsns.options(dsn).get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS") or "primary"
     error: Exception | None = None
     for kind_of_host in ("standby", "any") if wanted == "prefer-standby" else (wanted,):
         for host, port in several:
-            one = {"host": host, "port": port, "target_session_attrs": kind_of_host, "timeout": HOST_TIMEOUT_S}
+            chosen |= {"host": host, "port": port, "target_session_attrs": kind_of_host}
             try:
-                return await asyncpg.connect(dsn, **one, **chosen)
-            except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as e:
+                return await asyncpg.connect(dsn, connection_class=kind, timeout=HOST_TIMEOUT_S, **chosen)
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.CannotConnectNowError,
+                asyncpg.TargetServerAttributeNotMatched,
+            ) as e:
                 error = e
     assert error is not None
     raise error
@@ -191,8 +206,8 @@ async def _open(dsn: str, application_name: str, kind: type[_Kind], settings: st
             connection.terminate()
             if attempt == 2:
                 raise SettingsError(
-                    f"The pooler at {where(dsn)} lends a session for one statement only (pool_mode = statement): "
-                    "gatelog needs transactions. Use pool_mode = session, or a direct connection."
+                    f"The pooler at {dsns.where(dsn)} lends sessions for one statement only (pool_mode = statement). "
+                    "Gatelog needs transactions. Use pool_mode = session, or a direct connection."
                 ) from error
         except BaseException:
             connection.terminate()
@@ -221,7 +236,7 @@ async def connect(
 async def connect_to_look(dsn: str, store: str, application_name: str) -> "asyncpg.Connection[asyncpg.Record]":
     """Return a connection that sets nothing: a pooler may lend its session to others next. See ``settle``."""
     with translated(store, dsn):
-        return await _open(dsn, application_name, _AnyConnection, "")
+        return await _open(dsn, application_name, _AnyConnection, "SELECT")
 
 
 async def settle(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -254,7 +269,7 @@ async def connect_lent(
             sql = queries(_PACKAGE, "session.sql", store)
             known = await connection.fetchval(sql["history"])
             if known is None:
-                raise PostgresUnavailableError(f"Postgres at {where(dsn)} is a standby: it takes no writes.")
+                raise PostgresUnavailableError(f"Postgres at {dsns.where(dsn)} is a standby: it takes no writes.")
         connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", known))
         connection.set_locally(local_settings)
         return connection

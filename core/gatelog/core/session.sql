@@ -4,7 +4,8 @@ SET @scope search_path = ''
 
 -- name: settings
 -- What correctness rests on, whatever the role or the database says. Statements are bounded by our own timeouts. Who
--- made synchronous_commit stronger than "on" knows why; "off" would acknowledge what a crash takes back.
+-- made synchronous_commit stronger than "on" knows why; "off" would acknowledge what a crash takes back. There is no
+-- transaction_timeout before Postgres 17.
 SET @scope default_transaction_isolation = 'read committed';
 SET @scope default_transaction_read_only = off;
 SET @scope default_transaction_deferrable = off;
@@ -19,7 +20,7 @@ SET @scope "DateStyle" = 'ISO';
 SELECT pg_catalog.set_config('synchronous_commit', 'on', '@scope' OPERATOR(pg_catalog.=) 'LOCAL')
 WHERE pg_catalog.current_setting('synchronous_commit') OPERATOR(pg_catalog.=) 'off';
 SELECT pg_catalog.set_config('transaction_timeout', '0', '@scope' OPERATOR(pg_catalog.=) 'LOCAL')
-WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL  -- there is none before Postgres 17
+WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
 
 -- name: may_write
 -- In the transaction that a default has made read-only. A standby would refuse to be asked.

@@ -210,7 +210,8 @@ class Settings(BaseSettings):
             SettingsError: one of them is not a DSN.
         """
         return tuple(
-            dsns.check(f"index_dsns: number {n}", secret.get_secret_value()) for n, secret in enumerate(self.index_dsns)
+            dsns.check(f"index_dsns: number {n}", secret.get_secret_value())
+            for n, secret in enumerate(self.index_dsns)
         )
 
     @property

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services
+from gatelog.core import dsns, logs, postgres, services
 from gatelog.core.sql import queries
 
 SELF_TEST_TIMEOUT_S: Final = 5.0
@@ -36,7 +36,7 @@ async def connect(dsn: str, store: str) -> postgres.Connection:
     connection.terminate()
     _log.warning(
         "relay.pooled",
-        postgres=postgres.where(dsn),
+        postgres=dsns.where(dsn),
         hint="A pooler in transaction mode: notifications do not arrive, so the relay polls (poll_interval_s). It "
         "leads by a lease instead of a lock. A DSN that goes to Postgres directly is faster.",
     )

@@ -228,8 +228,8 @@ class Ticks:
         )
         if revision is None:
             raise RelayFencedError(
-                f"Epoch {self._epoch} of the relay is over: another relay has taken over, or a failover has lost what "
-                "this one had stored."
+                f"Epoch {self._epoch} of the relay is over: another relay has taken over, or a failover has lost "
+                "what this one had stored."
             )
         self._revision = revision
         self._is_stored = True
