@@ -149,7 +149,10 @@ class _LentTransaction(Transaction):
             lent._begins = False
         if is_outer and lent._local_settings:
             with terminated_unless_well(lent):
-                await lent.execute(lent._local_settings)
+                try:
+                    await lent.execute(lent._local_settings)
+                except asyncpg.FeatureNotSupportedError as error:
+                    raise asyncpg.ReadOnlySQLTransactionError("a standby takes no writes") from error
 
 
 def is_lent(connection: Connection) -> TypeGuard[TransactionConnection]:
@@ -255,7 +258,7 @@ async def connect_lent(
         PostgresUnavailableError: no answer within 10 s, or from a standby.
         SettingsError: Postgres refused the user or the database, or a pooler is in a mode that cannot work.
     """
-    always = _session("LOCAL", "search_path", "settings", "may_write")
+    always = _session("LOCAL", "may_write", "search_path", "settings")
     with translated(store, dsn):
         connection = await _open(
             dsn,

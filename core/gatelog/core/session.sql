@@ -23,8 +23,8 @@ SELECT pg_catalog.set_config('transaction_timeout', '0', '@scope' OPERATOR(pg_ca
 WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
 
 -- name: may_write
--- In the transaction that a default has made read-only. A standby would refuse to be asked.
-SELECT pg_catalog.set_config('transaction_read_only', 'off', true) WHERE NOT pg_catalog.pg_is_in_recovery()
+-- In the transaction that a default has made read-only; before its first query. A standby refuses it.
+SET LOCAL transaction_read_only = off
 
 -- name: history
 -- Which history of which cluster this is; null on a standby. A promotion begins another one. (The control file says so
