@@ -4,14 +4,19 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
+from pydantic import SecretStr
 
+from gatelog.core.settings import Settings
 from gatelog.local import ports
+from support.waiting import until
 
 PROGRAM = "pgbouncer"
 USER = "nobody"  # PgBouncer refuses to run as root
@@ -58,3 +63,22 @@ def _give(folder: Path) -> None:
         return
     for path in (folder, *folder.iterdir()):
         os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
+
+
+@contextmanager
+def pooled(settings: Settings, mode: str) -> Iterator[Settings]:
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which only its owner may enter
+        Path(folder).chmod(0o755)
+        with pgbouncer(Path(folder) / "pgbouncer", settings.dsn, mode) as dsn:
+            yield settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
+
+
+async def answers(settings: Settings) -> None:
+    async def does_answer() -> bool:
+        try:
+            await (await asyncpg.connect(settings.dsn)).close()
+        except OSError:
+            return False
+        return True
+
+    await until(does_answer, "PgBouncer answers")
