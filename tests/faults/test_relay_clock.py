@@ -1,4 +1,4 @@
-"""The clock of Postgres' machine is set back, and the active relay freezes: the next one need not wait for the clock."""
+"""The clock of Postgres is set back, and the active relay freezes: the next one need not wait for the clock."""
 
 import os
 import signal

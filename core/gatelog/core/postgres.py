@@ -124,7 +124,13 @@ class TransactionConnection(_AnyConnection):
 
     def transaction(self, **chosen: Any) -> Transaction:  # noqa: ANN401 - asyncpg's own
         """As asyncpg's, with the local settings at its beginning."""
+        if self.is_closed():
+            raise asyncpg.InterfaceError("connection is closed")
         return _LentTransaction(self, **{**_AS_EVER, **chosen})
+
+    def is_in_transaction(self) -> bool:
+        """As asyncpg's, of a connection that was terminated too."""
+        return not self.is_closed() and super().is_in_transaction()
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[None]:
