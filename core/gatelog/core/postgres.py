@@ -270,15 +270,13 @@ async def connect_lent(
             dsn,
             application_name,
             TransactionConnection,
-            always,
+            "SELECT",
             statement_cache_size=0,  # a prepared statement would be left in a session of others
         )
         with terminated_unless_well(connection):
             connection.set_locally(always)
             sql = queries(_PACKAGE, "session.sql", store)
             known = await connection.fetchval(sql["history"])
-            if known is None:
-                raise PostgresUnavailableError(f"Postgres at {dsns.where(dsn)} is a standby: it takes no writes.")
         connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", known))
         connection.set_locally(local_settings)
         return connection

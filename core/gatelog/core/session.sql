@@ -27,16 +27,14 @@ WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL
 SET LOCAL transaction_read_only = off
 
 -- name: history
--- Which history of which cluster this is; null on a standby. A promotion begins another one. (The control file says so
--- after the first checkpoint only; the name of the WAL file at once.)
-SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
-    c.system_identifier || '/' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)
-END
-FROM pg_catalog.pg_control_system() c
+-- Which history of which cluster this is: a promotion begins another one. (The control file says so after the first
+-- checkpoint only, the name of the WAL file at once.)
+SELECT c.system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+FROM pg_control_system() c
 
 -- name: same_history
 DO $$ BEGIN
-    IF (@history) IS DISTINCT FROM '@known' THEN
+    IF (@history) <> '@known' THEN
         RAISE 'this is another Postgres than before: a standby was promoted, or a backup restored'
             USING ERRCODE = 'cannot_connect_now';
     END IF;
