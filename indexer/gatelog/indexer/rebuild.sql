@@ -99,7 +99,9 @@ WHERE t.attrelid = '@store.events'::regclass AND NOT t.attisdropped
 
 -- name: triggers
 -- Those of the live table; the fresh one has them under the same names, with functions of its own schema.
-SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid) AS ddl
+SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid)
+    || CASE t.tgenabled WHEN 'A' THEN format('; ALTER TABLE @store.events ENABLE ALWAYS TRIGGER %I', t.tgname) ELSE '' END
+    AS ddl
 FROM pg_trigger t WHERE t.tgrelid = '@store.events'::regclass AND NOT t.tgisinternal
 
 -- name: views

@@ -75,7 +75,7 @@ class Producer:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: Settings | None = None) -> AsyncIterator["Producer"]:
-        """Yield a producer; at the end, appends under way are finished.
+        """Yield a producer; at the end, appends under way are finished. After an exception, they are given up.
 
         Raises:
             SettingsError: no Postgres is configured, or it refused the user.
@@ -92,8 +92,12 @@ class Producer:
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)
                 producer = cls(settings, codec, gate)
-                yield producer
-                await producer._batcher.drain()
+                try:
+                    yield producer
+                    await producer._batcher.drain()
+                except BaseException:
+                    producer._batcher.abandon()
+                    raise
                 await gate.close()
 
     async def append(

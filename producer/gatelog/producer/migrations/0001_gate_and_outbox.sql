@@ -57,7 +57,9 @@ INSERT INTO @store.outbox_state DEFAULT VALUES;
 
 -- A snapshot that was taken before a segment was known to be drained sees these events neither in the index nor, when
 -- the segment has been emptied, in the outbox. It knows an older count than the sequence has.
-CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT s.emptied FROM @store.outbox_state s) < (SELECT e.last_value FROM @store.outbox_emptied e) THEN
         RAISE 'this snapshot is older than the last rotation of the outbox'
@@ -88,6 +90,7 @@ CREATE FUNCTION @store.append(
     backlog_max bigint, lock_timeout_ms integer
 ) RETURNS TABLE (verdict text, first_version bigint, stream_version bigint, known bigint)
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp  -- a caller's session may have anything in it
 -- The outbox may have been empty when the plan was cached: never let that mean a sequential scan later.
 SET enable_seqscan = off
 SET jit = off

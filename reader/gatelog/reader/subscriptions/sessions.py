@@ -324,7 +324,7 @@ async def opened(
         postgres.pool(settings.dsn, settings.store, name, 2) as store,
         postgres.pool(dsn, settings.store, name, 2) as target,
     ):
-        connection = await postgres.connect(dsn, settings.store, name)
+        connection = await postgres.connect(dsn, settings.store, name, search_path=True)
         try:
             await builds.enter(connection, build.number, build.state)
             yield kind(settings, plan, build, connection, target, store, dsn)
