@@ -10,6 +10,7 @@ from gatelog.core import kafka
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
+RecordPlace = tuple[str, int, int]  # topic, partition, offset
 _CHUNK_RECORDS = 5_000
 
 
@@ -41,6 +42,15 @@ def _offsets(properties: dict[str, str], topics: Mapping[str, int], which: Offse
         for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
             found[partition.topic][partition.partition] = future.result().offset
     return found
+
+
+def place_of(message: Message) -> RecordPlace:
+    """Return where a record is."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return topic, partition, offset
 
 
 def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Generator[list[Message], None, None]:
