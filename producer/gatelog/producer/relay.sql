@@ -114,6 +114,10 @@ RETURNING revision
 -- Kafka was seen to hold exactly this position at these ends.
 UPDATE @store.relay_leader SET checked_position = $2, checked_offsets = $3 WHERE epoch = $1
 
+-- name: dismissed
+-- In a database of the index: records that somebody has looked at, and that are not the store's.
+SELECT topic, partition, "offset" FROM @store.kept_records WHERE is_dismissed
+
 -- name: standing
 SELECT r.done_id, r.position, f.position AS indexed FROM @store.relay r, @store.index_frontier f
 

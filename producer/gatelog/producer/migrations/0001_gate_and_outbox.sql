@@ -29,6 +29,9 @@ CREATE TABLE @store.outbox (
     traceparent text,
     metadata text,
     data bytea NOT NULL,
+    -- What the relay could not make a record of would stop it, and all that comes after.
+    CONSTRAINT outbox_recorded_at_check CHECK (recorded_at >= '0001-01-02 00:00+00' AND recorded_at < '9999-12-31 00:00+00'),
+    CONSTRAINT outbox_category_check CHECK (octet_length(split_part(stream, '-', 1)) BETWEEN 1 AND 72),
     CONSTRAINT outbox_event_id_key UNIQUE (event_id, segment),
     CONSTRAINT outbox_stream_version_key UNIQUE (stream, version, segment)
 ) PARTITION BY LIST (segment);
