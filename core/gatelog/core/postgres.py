@@ -50,6 +50,7 @@ _LOST: Final = (
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+FAILED: Final = (*_LOST, asyncpg.PostgresError)  # whatever a statement may raise
 _MISSING: Final = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.UndefinedTableError,
