@@ -15,7 +15,7 @@ from gatelog.core.errors import GatelogError, SettingsError, TopicError
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
+from gatelog.producer.relay import Relay, publisher
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,14 @@ async def test_each_right_that_is_missing_is_named(
     guarded.allow(*topics, AclOperation.WRITE)
     async with running(Relay(own)):
         await published(connection, settings, 2)
+
+
+async def test_credentials_that_are_refused_are_named(
+    settings: Settings, guarded: GuardedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """librdkafka says only that nobody answers."""
+    monkeypatch.setattr(publisher, "INIT_TIMEOUT_S", 1.0)
+    own = settings.model_copy(update={"kafka": {**guarded.user_properties, "sasl.password": "old"}})
+    with pytest.raises(SettingsError, match=r"refused the credentials.*Invalid username or password"):
+        async with asyncio.timeout(60):
+            await run_all(asyncio.Event(), Relay(own))

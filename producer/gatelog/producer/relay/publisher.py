@@ -98,6 +98,9 @@ def _begun(properties: dict[str, str]) -> Iterator[None]:
     try:
         with kafka.translated(properties), _plain():
             yield
+    except KafkaUnavailableError:
+        kafka.check_credentials(properties)
+        raise
     except KafkaException as error:
         cause, servers = error.args[0], properties.get("bootstrap.servers")
         if cause.code() in _FENCED:
