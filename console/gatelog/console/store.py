@@ -12,7 +12,7 @@ import typer
 
 from gatelog.console import options, services
 from gatelog.console.output import print_json, print_table
-from gatelog.core import kafka, migrations, postgres, shards
+from gatelog.core import dsns, kafka, migrations, postgres, shards
 from gatelog.core.errors import GatelogError, IndexPlaceError
 from gatelog.core.migrations import Migration
 from gatelog.core.settings import Settings
@@ -114,7 +114,7 @@ async def _initialise_shard(settings: Settings, number: int) -> list[Migration]:
         if (await shards.tables(connection, settings.store)).has_gate:
             raise IndexPlaceError(
                 settings.store,
-                f"index_dsns number {number} ({postgres.where(dsn)}) is a gate's database. A shard of the index "
+                f"index_dsns number {number} ({dsns.where(dsn)}) is a gate's database. A shard of the index "
                 "needs one of its own.",
             )
         await shards.refuse_other(connection, settings, number, key)
@@ -205,8 +205,7 @@ async def _tables(settings: Settings) -> dict[str, Any]:
     }
     if key is not None:
         report["index_shards"] = [
-            {"place": postgres.where(dsn), **asdict(each)}
-            for dsn, each in zip(settings.shard_dsns, held, strict=True)
+            {"place": dsns.where(dsn), **asdict(each)} for dsn, each in zip(settings.shard_dsns, held, strict=True)
         ]
     return report
 

@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gatelog.core import dsns
 from gatelog.core.domain import check_store_name
 from gatelog.core.errors import SettingsError
 
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
                 "No Postgres is configured. Start one with `gatelog up`, or set GATELOG_POSTGRES_DSN "
                 f"or postgres_dsn in {SETTINGS_FILE}."
             )
-        return _checked_dsn("The Postgres DSN", self.postgres_dsn)
+        return dsns.check("The Postgres DSN (postgres_dsn)", self.postgres_dsn.get_secret_value())
 
     @property
     def shard_dsns(self) -> tuple[str, ...]:
@@ -221,7 +221,10 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: one of them is not a DSN.
         """
-        return tuple(_checked_dsn(f"index_dsns: number {n}", dsn) for n, dsn in enumerate(self.index_dsns))
+        return tuple(
+            dsns.check(f"index_dsns: number {n}", secret.get_secret_value())
+            for n, secret in enumerate(self.index_dsns)
+        )
 
     @property
     def kafka_properties(self) -> dict[str, str]:
@@ -241,13 +244,6 @@ class Settings(BaseSettings):
     def record_bytes_max(self) -> int:
         """What the Kafka record of the largest legal event takes, headers and framing included."""
         return self.event_bytes_max + self.metadata_bytes_max + _ENVELOPE_BYTES_MAX
-
-
-def _checked_dsn(what: str, secret: SecretStr) -> str:
-    dsn = secret.get_secret_value()
-    if urlsplit(dsn).scheme not in {"postgres", "postgresql"}:
-        raise SettingsError(f"{what} must look like postgresql://user:password@host:port/database.")
-    return dsn
 
 
 def _explain(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from gatelog.core import asking, kafka
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
+RecordPlace = tuple[str, int, int]  # topic, partition, offset
 _CHUNK_RECORDS = 5_000
 
 
@@ -36,6 +37,15 @@ def _places(topics: Mapping[str, int]) -> list[asking.Place]:
 
 def _of_topics(topics: Mapping[str, int], found: dict[asking.Place, int]) -> Offsets:
     return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
+
+
+def place_of(message: Message) -> RecordPlace:
+    """Return where a record is."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return topic, partition, offset
 
 
 def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Generator[list[Message], None, None]:
