@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -160,13 +160,36 @@ def metadata_of(
 
     Raises:
         KafkaUnavailableError: no answer in time.
+        SettingsError: Kafka refused the credentials.
     """
 
     def once(timeout_s: float) -> dict[str, TopicMetadata]:
         with translated(properties):
             return client.list_topics(topic, timeout=timeout_s).topics
 
-    return patiently(once)
+    try:
+        return patiently(once)
+    except KafkaUnavailableError:
+        check_credentials(properties)
+        raise
+
+
+def check_credentials(properties: dict[str, str]) -> None:
+    """Ask why nobody answers: librdkafka only reports that it was refused, and goes on trying. Blocks for a second.
+
+    Raises:
+        SettingsError: Kafka refused the credentials.
+    """
+    reported: list[KafkaError] = []
+    own = client_properties(properties)
+    own["error_cb"] = reported.append
+    client = AdminClient(own)
+    with suppress(KafkaException):
+        client.list_topics(timeout=_ASK_S)
+    client.poll(0)
+    for error in reported:
+        if error.code() in _AUTHENTICATION:
+            raise SettingsError(f"Kafka refused the credentials: {error.str()}")
 
 
 def partitions_of(client: AdminClient | Consumer, properties: dict[str, str]) -> dict[str, int]:
