@@ -33,6 +33,7 @@ else:
 CONNECT_TIMEOUT_S: Final = 10.0
 HOST_TIMEOUT_S: Final = 3.0  # of one of several: it may have vanished
 CLOSE_TIMEOUT_S: Final = 5.0
+_STATEMENT_MODE_ATTEMPTS: Final = 3
 _PACKAGE: Final = "gatelog.core"
 _AS_EVER: Final = {"isolation": "read_committed", "readonly": False, "deferrable": False}  # of a transaction
 
@@ -201,29 +202,25 @@ async def _reach(dsn: str, application_name: str, kind: type[_Kind], **chosen: A
 async def _open(dsn: str, application_name: str, kind: type[_Kind], settings: str, **chosen: Any) -> _Kind:  # noqa: ANN401 - asyncpg's own
     """Connect, and set the session up in a transaction: a pooler in statement mode refuses that.
 
-    It says so by the code with which it also says that Postgres does not answer it. It is in statement mode if
-    Postgres does answer, twice.
+    It ends the connection then, as others do who pass. It is in that mode if it has answered right before, twice.
     """
-    for attempt in (1, 2):
+    for attempt in range(_STATEMENT_MODE_ATTEMPTS):
         connection = await _reach(dsn, application_name, kind, **chosen)
-        try:
-            if attempt == 2:
+        with terminated_unless_well(connection):
+            if attempt:
                 await _AnyConnection.execute(connection, "SELECT")
-            async with connection.transaction():
-                await connection.execute(settings)
-        except asyncpg.ProtocolViolationError as error:
-            connection.terminate()
-            if attempt == 2:
-                raise SettingsError(
-                    f"The pooler at {dsns.where(dsn)} lends sessions for one statement only (pool_mode = statement). "
-                    "Gatelog needs transactions. Use pool_mode = session, or a direct connection."
-                ) from error
-        except BaseException:
-            connection.terminate()
-            raise
-        else:
-            return connection
-    raise AssertionError
+            try:
+                async with connection.transaction():
+                    await connection.execute(settings)
+            except asyncpg.PostgresConnectionError as error:
+                connection.terminate()
+                refused = error
+            else:
+                return connection
+    raise SettingsError(
+        f"The pooler at {dsns.where(dsn)} lends sessions for one statement only (pool_mode = statement). Gatelog "
+        "needs transactions. Use pool_mode = session, or a direct connection."
+    ) from refused
 
 
 async def connect(
