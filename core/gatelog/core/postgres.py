@@ -178,7 +178,7 @@ _Kind = TypeVar("_Kind", bound=_AnyConnection)
 async def _reach(dsn: str, application_name: str, kind: type[_Kind], **chosen: Any) -> _Kind:  # noqa: ANN401 - asyncpg's own
     """Connect to the first host that answers and is what was asked for: by default one that takes writes."""
     chosen |= {"server_settings": {"application_name": application_name}}
-    several = dsns.hosts(dsn)
+    several = dsns.hosts(dsns.check("The Postgres DSN", dsn))
     if len(several) == 1:
         return await asyncpg.connect(dsn, connection_class=kind, timeout=CONNECT_TIMEOUT_S, **chosen)
     wanted = dsns.options(dsn).get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS") or "primary"
@@ -272,11 +272,17 @@ async def connect_lent(
         )
         with terminated_unless_well(connection):
             connection.set_locally(always)
+            known = await history_of(connection)
             sql = queries(_PACKAGE, "session.sql", store)
-            known = await connection.fetchval(sql["history"])
-        connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", known))
+        connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", str(known)))
         connection.set_locally(local_settings)
         return connection
+
+
+async def history_of(connection: Connection) -> str | None:
+    """Return which history of which Postgres a connection leads to: a promotion begins another. None: a standby."""
+    found: str | None = await connection.fetchval(queries(_PACKAGE, "session.sql", "any")["history"])
+    return found
 
 
 @contextmanager
