@@ -149,7 +149,6 @@ def _refused(store: str) -> list[str]:
         f"UPDATE {store}.streams SET stream = 'Note-2'",
         f"INSERT INTO {store}.outbox ({columns}, txid) VALUES ({values}, '3')",
         f"INSERT INTO {store}.events (position) VALUES (1)",
-        f"INSERT INTO {store}.schemas (id, subject, version) OVERRIDING SYSTEM VALUE VALUES (7, 'x', 1)",
         f"SELECT {store}.rotate_outbox(1, '0s')",
         f"ALTER TABLE {store}.outbox DISABLE TRIGGER ALL",
         f"DROP FUNCTION {store}.check_snapshot() CASCADE",
