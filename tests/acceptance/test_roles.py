@@ -26,7 +26,8 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
 _OF_INDEX = {  # the text says so
-    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records", "index_topics", "cursor_key",
+    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records",
+    "kept_records", "index_topics", "cursor_key",
     "indexed_offsets"
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -56,7 +57,7 @@ async def roles(settings: Settings, *, loads: bool = True) -> AsyncIterator[tupl
         gate = "\n".join(line for line in gate.splitlines() if "only for bulk loads" not in line)
     grants = {settings.dsn: [gate]}
     if settings.index_dsns:
-        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|cursor_key)[^;]*;"
+        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|kept_records|cursor_key)[^;]*;"
         grants = {settings.dsn: [re.sub(replaced, _without_index, gate), more], settings.shard_dsns[0]: [index]}
     async with connected(settings.dsn) as connection:
         for role in ("app", "worker"):

@@ -206,6 +206,7 @@ class Reconciliation:
                 f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
                 for row in await connection.fetch(sql["clashes"], is_whole)
             ],
+            aside=len(self._aside),
             copies=seen.copies,
             foreign=seen.foreign_total,
             foreign_examples=seen.foreign,
