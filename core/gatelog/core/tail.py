@@ -1,7 +1,9 @@
 """What Kafka holds between given offsets and its ends. All but ``stream`` blocks: call it off the event loop."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
@@ -11,6 +13,35 @@ from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
 _CHUNK_RECORDS = 5_000
+
+
+class End(NamedTuple):
+    """Where a partition ended, and under which leader: an offset alone does not tell one history from another."""
+
+    offset: int
+    epoch: int | None
+
+
+Ends = dict[str, list[End]]  # {"topic": [end of partition 0, of partition 1, …]}
+
+
+def ends_from_json(text: str) -> Ends:
+    """Return what ``ends_as_json`` made."""
+    return {name: [End(*end) for end in each] for name, each in json.loads(text).items()}
+
+
+def ends_as_json(ends: Ends) -> str:
+    """Return ends as they are stored: {"topic": [[next offset, epoch], …]}."""
+    return json.dumps(ends)
+
+
+def stands_of(properties: dict[str, str], topics: Mapping[str, int]) -> Ends:
+    """Return the end of every partition, with the epoch of the leader that named it.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    return _asked(properties, topics, OffsetSpec.latest())  # type: ignore[no-untyped-call] # annotated incompletely
 
 
 def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
@@ -31,15 +62,25 @@ def begins_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
     return _offsets(properties, topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # annotated incompletely
 
 
+def offsets_of(ends: Ends) -> Offsets:
+    """Return the offsets alone."""
+    return {name: [end.offset for end in each] for name, each in ends.items()}
+
+
 def _offsets(properties: dict[str, str], topics: Mapping[str, int], which: OffsetSpec) -> Offsets:
+    return offsets_of(_asked(properties, topics, which))
+
+
+def _asked(properties: dict[str, str], topics: Mapping[str, int], which: OffsetSpec) -> Ends:
     asked = {TopicPartition(name, p): which for name, count in topics.items() for p in range(count)}
-    found: Offsets = {name: [0] * count for name, count in topics.items()}
+    found: Ends = {name: [End(0, None)] * count for name, count in topics.items()}
     if not asked:
         return found
     admin = kafka.admin(properties)  # a new one: what an older one believes of leaders may be fenced
     with kafka.translated(properties):
         for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
-            found[partition.topic][partition.partition] = future.result().offset
+            answer = future.result()
+            found[partition.topic][partition.partition] = End(answer.offset, answer.leader_epoch)
     return found
 
 

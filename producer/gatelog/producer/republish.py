@@ -5,7 +5,6 @@ A partition that lacks records before others that it holds has to be emptied fir
 """
 
 import asyncio
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -180,8 +179,8 @@ class Republication:
                 "records, or a topic, at this moment? Run `gatelog republish` again."
             )
         ends = await asyncio.to_thread(Topics(self._settings).of_store)
-        offsets = await asyncio.to_thread(tail.ends_of, self._properties, ends)
-        await self._connection.execute(self._sql["checked"], after.kafka_position, json.dumps(offsets))
+        stands = await asyncio.to_thread(tail.stands_of, self._properties, ends)
+        await self._connection.execute(self._sql["checked"], after.kafka_position, tail.ends_as_json(stands))
         return replace(plan, offsets=after.offsets, kafka_position=after.kafka_position)
 
     async def _look(self) -> tuple[Plan, _Seen]:

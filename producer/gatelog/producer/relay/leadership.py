@@ -1,13 +1,12 @@
 """The active relay: settle what the last one left, then tick after tick."""
 
 import asyncio
-import json
 from typing import Final
 
 import asyncpg
 
 from gatelog.core import logs, postgres, services, tail
-from gatelog.core.errors import LogMismatchError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.producer.doorbell import channel_of
 from gatelog.producer.relay import recovery
@@ -34,9 +33,9 @@ class Leadership:
         self._ticks = Ticks(connection, settings)
         self._topics = Topics(settings)
         self._wake = asyncio.Event()
-        self._checked_position = -1
+        self._checked: recovery.Found | None = None
         self._checked_at = 0.0
-        self._looking: asyncio.Task[tail.Offsets] | None = None
+        self._looking: asyncio.Task[tail.Ends] | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
@@ -70,7 +69,7 @@ class Leadership:
             self._properties,
             source_of(self._settings.store),
             topics,
-            json.loads(left["checked_offsets"]),
+            tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
         )
         before, after = left["position"], left["position"] + left["pending_events"]
@@ -83,7 +82,7 @@ class Leadership:
             )
         if found.position > before:
             self._ticks.done()
-        await self._store_check(found.position, found.ends)
+        await self._store_check(found)
         _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
 
     async def _rest(self, stop: asyncio.Event) -> None:
@@ -131,22 +130,29 @@ class Leadership:
         committing.result()
 
     async def _check(self, *, at_once: bool = False) -> None:
-        """Remember, every 5 s, where Kafka ends, so that the next start has little to read. Only between ticks.
+        """Compare where Kafka ends with where it was seen to end, every 5 s, whether or not anything was published.
 
-        Kafka is asked while ticks go on: what is published from now on is past the ends that it named before.
+        The ends are remembered, so that the next start has little to read. Kafka is asked while ticks go on: what is
+        published from now on is past the ends that it named before.
         """
-        if self._ticks.position == self._checked_position:
-            return
         if self._looking is None and (at_once or _now() - self._checked_at >= CHECK_INTERVAL_S):
-            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.ends))
+            assert self._checked is not None
+            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.compared, self._checked.ends))
         if self._looking is not None and (at_once or self._looking.done()):
             looking, self._looking = self._looking, None
-            await self._store_check(self._ticks.position, await looking)
+            try:
+                ends = await looking
+            except KafkaUnavailableError as error:  # if there is something to publish, that will tell
+                self._checked_at = _now()
+                _log.warning("relay.not_checked", error=str(error), retry_in_s=CHECK_INTERVAL_S)
+            else:
+                await self._store_check(recovery.Found(self._ticks.position, ends))
 
-    async def _store_check(self, position: int, ends: tail.Offsets) -> None:
-        await self._ticks.checked(position, json.dumps(ends))
-        self._checked_position = position
+    async def _store_check(self, found: recovery.Found) -> None:
         self._checked_at = _now()
+        if found != self._checked:
+            await self._ticks.checked(found.position, tail.ends_as_json(found.ends))
+            self._checked = found
 
 
 def _now() -> float:

@@ -1,6 +1,7 @@
-"""After a start: what does Kafka hold past the last check? Decides whether the pending tick was committed.
+"""What Kafka holds is compared with what it was seen to hold: at every check, and after a start.
 
-Blocks: call it off the event loop, after the publisher has fenced and settled what came before.
+After a start, what comes after the last check decides whether the pending tick was committed. Blocks: call it off the
+event loop; ``look`` after the publisher has fenced and settled what came before.
 """
 
 from collections.abc import Mapping
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 
 from confluent_kafka import Message
 
-from gatelog.core import tail
+from gatelog.core import histories, tail
 from gatelog.core.errors import LogMismatchError, UndecodableRecordError
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Ends
 from gatelog.schemas.envelope import parse_record
 
 
@@ -19,28 +20,40 @@ class Found:
     """What Kafka holds: the highest position, and the ends at which it does."""
 
     position: int
-    ends: Offsets
+    ends: Ends
+
+
+def compared(properties: dict[str, str], topics: Mapping[str, int], seen: Ends) -> Ends:
+    """Return the ends of now, behind which is all that was before those ``seen``.
+
+    Raises:
+        LogMismatchError: a partition has lost its end, whether it has grown again since or not.
+        KafkaUnavailableError: no answer in time.
+    """
+    ends = tail.stands_of(properties, topics)
+    if lost := histories.differences(properties, seen, ends):
+        raise LogMismatchError(
+            f"{'. '.join(lost)}. The topic was truncated, deleted or restored from an older copy, brokers have lost its "
+            "end (an unclean election), or this is another Kafka cluster. Nothing was changed. `gatelog republish` "
+            "writes again what is missing."
+        )
+    return ends
 
 
 def look(
-    properties: dict[str, str], source: str, topics: Mapping[str, int], checked: Offsets, checked_position: int
+    properties: dict[str, str], source: str, topics: Mapping[str, int], checked: Ends, checked_position: int
 ) -> Found:
     """Read every record past ``checked`` and return the highest position of this store.
 
     Raises:
-        LogMismatchError: Kafka ends before ``checked``, or positions do not continue from it one by one.
+        LogMismatchError: Kafka lost what was before ``checked``, or positions do not continue from it one by one.
         KafkaUnavailableError: no answer in time.
     """
-    ends = tail.ends_of(properties, topics)
-    for short in shorter(checked, ends):
-        raise LogMismatchError(
-            f"{short}. The topic was truncated, deleted or restored from an older copy, or this is another Kafka "
-            "cluster. Nothing was changed."
-        )
-    starts = {name: (checked.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
+    ends = compared(properties, topics, checked)
+    starts = {name: [*tail.offsets_of(checked).get(name, []), *[0] * count][:count] for name, count in topics.items()}
     positions = {
         position
-        for messages in tail.messages(properties, starts, ends)
+        for messages in tail.messages(properties, starts, tail.offsets_of(ends))
         for message in messages
         for position in _position(message, source)
         if position > checked_position
@@ -52,17 +65,6 @@ def look(
             "Is this the Kafka cluster, and the database, of this store? Nothing was changed."
         )
     return Found(checked_position + len(positions), ends)
-
-
-def shorter(seen: Offsets, ends: Offsets) -> list[str]:
-    """Name the partitions that end before an offset that they were seen to reach."""
-    return [
-        f"Topic {topic!r} partition {partition} ends at offset {end:,}, but it was seen to reach {offset:,}"
-        for topic, offsets in seen.items()
-        for partition, offset in enumerate(offsets)
-        for end in (ends.get(topic, [])[partition : partition + 1] or [0])
-        if offset > end
-    ]
 
 
 def _position(message: Message, source: str) -> list[int]:
