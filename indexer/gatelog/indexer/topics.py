@@ -85,10 +85,10 @@ def lost(names: Collection[str]) -> LogMismatchError:
     )
 
 
-async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets: tail.Offsets) -> list[str]:
-    """Take topics that were made anew for the old ones, and go on in them at ``offsets``; return which they were.
+async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], ends: tail.Ends) -> list[str]:
+    """Take topics that were made anew for the old ones, go on in all at ``ends``, and return which were made anew.
 
-    Only right when the index holds every record before these offsets.
+    Only right when the index holds every record before these ends.
     """
     sql = queries(_PACKAGE, "index.sql", schema)
     names = sorted(ids)
@@ -96,8 +96,8 @@ async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets:
         await connection.execute(sql["lock_claims"])
         rows = await connection.fetch(sql["accept_topics"], names, [ids[name] for name in names])
         anew = sorted(row["topic"] for row in rows)
-        await connection.execute(sql["forget_offsets"], anew)
-        places = [(name, p, offset) for name in anew for p, offset in enumerate(offsets[name])]
-        columns = ([place[column] for place in places] for column in range(3))
+        await connection.execute(sql["forget_offsets"], names)
+        places = [(name, p, *end) for name in names for p, end in enumerate(ends[name])]
+        columns = ([place[column] for place in places] for column in range(4))
         await connection.execute(sql["set_offsets"], *columns)
     return anew

@@ -24,7 +24,7 @@ from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import End, Ends, offsets_of
 from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.merging import Page, by_position
 from gatelog.producer.reconcile import relays_kept_out
@@ -69,7 +69,7 @@ class Plan:
     nowhere_ranges: Sequence[tuple[int, int]]
     others: Sequence[str]  # records that stand at the position of another event
     disordered: int
-    offsets: Sequence[Offsets]  # where indexers have to go on, of each shard: at the first record that it lacks
+    offsets: Sequence[Ends]  # where indexers have to go on, of each shard: at the first record that it lacks
 
     @property
     def events(self) -> int:
@@ -123,10 +123,10 @@ class _Seen:
     """What was read of Kafka."""
 
     positions: Positions
-    ends: Offsets
+    ends: Ends
     highest: dict[Place, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unindexed: dict[tuple[int, Place], int] = field(default_factory=dict)  # offset of the first that a shard lacks
+    unindexed: dict[tuple[int, Place], End] = field(default_factory=dict)  # before the first that a shard lacks
     others: list[str] = field(default_factory=list)
 
 
@@ -223,10 +223,11 @@ class Republication:
 
     async def _read_kafka(self, topics: dict[str, int], highest: int) -> _Seen:
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
-        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        ends = await asyncio.to_thread(tail.stands_of, self._properties, topics)
         seen = _Seen(Positions(1, highest), ends)
-        total, read = sum(map(sum, ends.values())) - sum(map(sum, begins.values())), 0
-        async with aclosing(tail.stream(self._properties, begins, ends)) as chunks:
+        upto = offsets_of(ends)
+        total, read = sum(map(sum, upto.values())) - sum(map(sum, begins.values())), 0
+        async with aclosing(tail.stream(self._properties, begins, upto)) as chunks:
             async for chunk in chunks:
                 await self._see(seen, chunk)
                 read += len(chunk)
@@ -249,7 +250,7 @@ class Republication:
                 seen.others.append(f"{topic} partition {partition} offset {offset} at position {record.position:,}")
             if held != record.id:
                 at = (self._databases.shard_of(record.stream), place)
-                seen.unindexed[at] = min(offset, seen.unindexed.get(at, offset))
+                seen.unindexed.setdefault(at, End(offset, message.leader_epoch()))
             seen.positions.add(record.position)
             seen.highest[place] = max(record.position, seen.highest.get(place, 0))
             seen.held[topic] += 1
