@@ -1,4 +1,4 @@
-"""Brokers lose the end of their logs by an unclean election: everybody who was there stops, and nothing is skipped."""
+"""Brokers lose the end of their logs by an unclean election: all who were there stop, and nothing is skipped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -78,7 +78,9 @@ async def append(producer: Producer, events: int) -> None:
 async def published(settings: Settings, events: int) -> None:
     async def are_there() -> bool:
         with suppress(KafkaUnavailableError, KafkaException):
-            topics = await asyncio.to_thread(kafka.topics_of, kafka.admin(settings.kafka), settings.kafka, settings.store)
+            topics = await asyncio.to_thread(
+                kafka.topics_of, kafka.admin(settings.kafka), settings.kafka, settings.store
+            )
             return bool(topics) and len(await asyncio.to_thread(records_of, settings)) >= events
         return False
 

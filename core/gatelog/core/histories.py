@@ -1,7 +1,7 @@
 """Whether offsets are still of the history that they were seen in: an offset counts only with what stood before it.
 
 Kafka's identity of what a log holds is the leader epoch (KIP-320): a leader only appends, and each has a higher epoch
-than all before it. A log that lost its end under an unclean election tells so for ever, however long it has grown since.
+than all before it. A log that lost its end in an unclean election tells so for ever, however long it has grown since.
 All but ``resume`` blocks: call it off the event loop.
 """
 
@@ -37,7 +37,9 @@ def differences(properties: dict[str, str], seen: Ends, ends: Ends) -> list[str]
     }
     short = {place: (was, now) for place, (was, now) in pairs.items() if was.offset > now.offset}
     doubtful = {
-        place: was for place, (was, now) in pairs.items() if place not in short and was.offset and was.epoch != now.epoch
+        place: was
+        for place, (was, now) in pairs.items()
+        if place not in short and was.offset and was.epoch != now.epoch
     }
     others = sorted(other_histories(properties, doubtful))
     return [
@@ -93,7 +95,7 @@ def other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> se
 
 
 def _is_forgotten(properties: dict[str, str], place: Place, offset: int) -> bool:
-    """Say whether retention has removed what stood at an offset: the client has one word for that and for a lost end."""
+    """Say whether retention has removed what stood at an offset: the client calls that and a lost end the same."""
     topic, partition = place
     begin: int = tail.begins_of(properties, {topic: partition + 1})[topic][partition]
     return offset < begin

@@ -148,7 +148,9 @@ class Reconciliation:
         if not shorter:
             self._indexed = [offsets_of(each) for each in indexed]
             starts = {
-                name: [max(begin, min(_at(each, name, p) for each in self._indexed)) for p, begin in enumerate(offsets)]
+                name: [
+                    max(begin, min(_at(each, name, p) for each in self._indexed)) for p, begin in enumerate(offsets)
+                ]
                 for name, offsets in begins.items()
             }
         await self._index.make()
