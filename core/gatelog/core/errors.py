@@ -234,8 +234,8 @@ class HistoryGoneError(GatelogError):
         self.topic, self.partition, self.offset = topic, partition, offset
         super().__init__(
             f"Topic {topic!r} partition {partition}: the next record to read is gone from Kafka ({why}). Retention "
-            "removed it, or the topic was made anew. Nothing was skipped. Bring the records back (`gatelog "
-            "republish`), or begin behind what is lost under another name (Start.after, start_after)."
+            "removed it, the topic was made anew, or brokers have lost its end. Nothing was skipped. Bring the "
+            "records back (`gatelog republish`), or begin behind what is lost under another name (Start.after, start_after)."
         )
 
 

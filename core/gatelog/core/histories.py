@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from gatelog.core import kafka, tail
 from gatelog.core.errors import KafkaUnavailableError
@@ -101,11 +101,12 @@ def _is_forgotten(properties: dict[str, str], place: Place, offset: int) -> bool
     return offset < begin
 
 
-def resume(place: Place, offset: int, epoch: int | None) -> TopicPartition:
+def resume(place: Place, offset: int, epoch: int | None, metadata: str = "") -> TopicPartition:
     """Return where to go on, as a consumer is told: with an epoch it asks first whether the offset is still that."""
-    return TopicPartition(*place, offset) if epoch is None else TopicPartition(*place, offset, leader_epoch=epoch)
+    return TopicPartition(*place, offset, metadata, _UNKNOWN if epoch is None else epoch)
 
 
-def epoch_or_none(epoch: int | None) -> int | None:
-    """Return an epoch as it is stored; the client says -1 where there is none."""
-    return None if epoch is None or epoch == _UNKNOWN else epoch
+def epoch_of(message: Message | None) -> int | None:
+    """Return the epoch of the leader that wrote a record; None: not known."""
+    epoch = None if message is None else message.leader_epoch()
+    return None if epoch == _UNKNOWN else epoch

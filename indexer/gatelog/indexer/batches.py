@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from confluent_kafka import Message
 
-from gatelog.core import logs
+from gatelog.core import histories, logs
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.core.shards import Owner
 from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
@@ -92,7 +92,7 @@ class BatchReader:
             if offset < wanted.get(place, offset + 1):
                 continue
             batch.upto[place] = offset + 1
-            batch.epochs[place] = message.leader_epoch()
+            batch.epochs[place] = histories.epoch_of(message)
             if owns is not None and not owns.owns(message.key()):
                 continue
             try:

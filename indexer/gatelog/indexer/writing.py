@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
-from gatelog.core import histories, logs, postgres
+from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError, LogMismatchError
 from gatelog.core.sql import queries
 from gatelog.indexer.batches import Batch, Place
@@ -71,7 +71,7 @@ class Writer:
                 [partition for _, partition in places],
                 [since[place] for place in places],
                 [batch.upto[place] for place in places],
-                [histories.epoch_or_none(batch.epochs.get(place)) for place in places],
+                [batch.epochs.get(place) for place in places],
             )
             if len(moved) < len(places):
                 raise PartitionLostError(
@@ -92,7 +92,7 @@ class Writer:
         Raises:
             LogMismatchError: there is one.
         """
-        there = {(row[STREAM], row[VERSION]) for row in rows}
+        there: set[tuple[Any, Any]] = {(row[STREAM], row[VERSION]) for row in rows}  # a row's columns have many types
         first = [each for each in there if each[1] > 1 and (each[0], each[1] - 1) not in there]
         for statement in ("without_predecessor", "lost_predecessors"):
             if not first:

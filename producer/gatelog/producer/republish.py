@@ -16,7 +16,7 @@ from uuid import UUID
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import tail
+from gatelog.core import histories, tail
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
 from gatelog.core.partitioning import partition_of
@@ -250,7 +250,7 @@ class Republication:
                 seen.others.append(f"{topic} partition {partition} offset {offset} at position {record.position:,}")
             if held != record.id:
                 at = (self._databases.shard_of(record.stream), place)
-                seen.unindexed.setdefault(at, End(offset, message.leader_epoch()))
+                seen.unindexed.setdefault(at, End(offset, histories.epoch_of(message)))
             seen.positions.add(record.position)
             seen.highest[place] = max(record.position, seen.highest.get(place, 0))
             seen.held[topic] += 1

@@ -29,10 +29,14 @@ class PartitionLostError(GatelogError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``."""
+    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``.
+
+    ``epoch``: of the newest record that was read when that was so; see ``Mark``.
+    """
 
     position: int
     next_offset: int
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,9 @@ class Checkpoints:
         for row in claimed:
             self._generations[row["topic"], row["partition"]] = row["generation"]
         for row in rows:
-            self._at[row["topic"], row["partition"]] = Checkpoint(row["position"], row["next_offset"])
+            self._at[row["topic"], row["partition"]] = Checkpoint(
+                row["position"], row["next_offset"], row["leader_epoch"]
+            )
 
     def forget(self, places: Collection[Place]) -> None:
         """Give partitions up."""
@@ -141,6 +147,7 @@ class Checkpoints:
             [self._at[place].next_offset for place in places],
             [moves[place].upto.position for place in places],
             [moves[place].upto.next_offset for place in places],
+            [moves[place].upto.epoch for place in places],
             [moves[place].events for place in places],
         )
         if len(moved) < len(places):

@@ -113,6 +113,8 @@ class GroupReading:
 
     def _taken(self, batch: Batch) -> Batch:
         trail = self._trails.get(batch.place)
+        if trail is not None and batch.epoch is not None:
+            trail.epoch = batch.epoch
         if trail is None or not batch.events or is_before_kafka(batch.offsets[0]):
             return batch  # without a trail: it is going away at this moment, and nobody will handle it
         if batch.place in self._told:
@@ -177,7 +179,7 @@ class GroupReading:
             self._settings, self._history, self._codec, self._joining, member, self._handed_over
         )
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
+    async def assigned(self, places: Sequence[Place]) -> Marks:
         """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
         committed = await self.member.committed(places)
         lows, ends = await self._topics.beginnings(places), await self._topics.ends(places)
@@ -197,7 +199,7 @@ class GroupReading:
         await self._handling.assigned(begins)
         self.member.begin_paused(gone)
         self._catching_up.add(gone.values())
-        return {place: lows[place] if place in gone else mark.offset for place, mark in marks.items()}
+        return {place: Mark(lows[place]) if place in gone else mark for place, mark in marks.items()}
 
     async def _begins(
         self, places: Sequence[Place], committed: Marks, lows: Offsets
@@ -208,7 +210,7 @@ class GroupReading:
         if forgotten or len(committed) < len(places):
             origin = await self._origin()
             new = await origin.marks_of(self._settings, [place for place in places if place not in committed])
-            as_begun = {place: Mark(committed[place].offset, origin.handled) for place in forgotten}
+            as_begun = {place: committed[place]._replace(position=origin.handled) for place in forgotten}
             committed = {**committed, **new, **as_begun}
             is_gone |= {place for place, mark in new.items() if mark.offset < lows[place]}
             since = origin.at
