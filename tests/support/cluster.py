@@ -7,11 +7,10 @@ in a quorum of three combined nodes, nobody would be left to say which replicas 
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -47,9 +46,8 @@ _JAVA = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "
 class Cluster:
     """Three brokers and their controller below one folder."""
 
-    def __init__(self, folder: Path, config: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._config = config
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._ports: dict[int, int] = {}
         for node in (CONTROLLER, *BROKERS):
@@ -140,14 +138,14 @@ class Cluster:
             "controller.quorum.voters": f"{CONTROLLER}@{ports.HOST}:{self._ports[CONTROLLER]}",
             "log.dirs": f"data-{node}",
         }
-        lines = [f"{name}={value}\n" for name, value in {**_COMMON, **self._config, **role, **chosen}.items()]
+        lines = [f"{name}={value}\n" for name, value in {**_COMMON, **role, **chosen}.items()]
         (self._folder / f"{node}.properties").write_text("".join(lines))
 
 
 @contextmanager
-def cluster(folder: Path, config: Mapping[str, str] = MappingProxyType({})) -> Iterator[Cluster]:
+def cluster(folder: Path) -> Iterator[Cluster]:
     """Yield a cluster that has been started, and does not outlive the block."""
-    made = Cluster(folder, config)
+    made = Cluster(folder)
     made.format()
     try:
         made.start(CONTROLLER, *BROKERS)

@@ -235,7 +235,7 @@ class HistoryGoneError(GatelogError):
         super().__init__(
             f"Topic {topic!r} partition {partition}: the next record to read is gone from Kafka ({why}). Retention "
             "removed it, the topic was made anew, or brokers have lost its end. Nothing was skipped. Bring the "
-            "records back (`gatelog republish`), or begin behind what is lost under another name (Start.after, start_after)."
+            "records back (`gatelog republish`), or begin behind them under another name (Start.after, start_after)."
         )
 
 

@@ -21,42 +21,41 @@ _POLL_S: Final = 0.1
 _UNKNOWN: Final = -1
 
 
-def differences(properties: dict[str, str], seen: Ends, ends: Ends) -> list[str]:
-    """Name the partitions that do not hold any more what they held before the ends ``seen``; ``ends``: those of now.
+def flat(ends: Ends) -> dict[Place, End]:
+    """Return ends by partition."""
+    return {(topic, p): end for topic, each in ends.items() for p, end in enumerate(each)}
 
-    Only partitions with another leader than then are looked at more closely.
+
+def differences(properties: dict[str, str], seen: Mapping[Place, End], now: Mapping[Place, End]) -> dict[Place, str]:
+    """Return the partitions that do not hold any more what they held before the ends ``seen``, and why.
+
+    ``now``: where they end; one that is not there ends at 0. Only partitions with another leader than then are looked
+    at more closely.
 
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    pairs = {
-        (topic, p): (was, now)
-        for topic, each in seen.items()
-        for p, was in enumerate(each)
-        for now in (ends.get(topic, [])[p : p + 1] or [End(0, None)])
+    pairs = {place: (was, now.get(place, End(0, None))) for place, was in seen.items() if was.offset > 0}
+    short = {place for place, (was, end) in pairs.items() if was.offset > end.offset}
+    doubtful = {place: was for place, (was, end) in pairs.items() if place not in short and was.epoch != end.epoch}
+    others = _other_histories(properties, doubtful)
+    return {
+        (topic, p): f"Topic {topic!r} partition {p} "
+        + (
+            f"ends at offset {end.offset:,}, but it was seen to reach {was.offset:,}"
+            if (topic, p) in short
+            else f"has lost what it held before offset {was.offset:,}, and has grown again since, to {end.offset:,}"
+        )
+        for (topic, p), (was, end) in sorted(pairs.items())
+        if (topic, p) in short | others
     }
-    short = {place: (was, now) for place, (was, now) in pairs.items() if was.offset > now.offset}
-    doubtful = {
-        place: was
-        for place, (was, now) in pairs.items()
-        if place not in short and was.offset and was.epoch != now.epoch
-    }
-    others = sorted(other_histories(properties, doubtful))
-    return [
-        f"Topic {topic!r} partition {p} ends at offset {now.offset:,}, but it was seen to reach {was.offset:,}"
-        for (topic, p), (was, now) in short.items()
-    ] + [
-        f"Topic {topic!r} partition {p} has lost what it held before offset {pairs[topic, p][0].offset:,}, and has "
-        f"grown again since, to {pairs[topic, p][1].offset:,}"
-        for topic, p in others
-    ]
 
 
-def other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> set[Place]:
+def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> set[Place]:
     """Return the partitions whose log was cut before the end that was seen. One without an epoch cannot be told.
 
-    Raises:
-        KafkaUnavailableError: no answer in time.
+    The client asks Kafka only when it learns who leads after it was told where to begin: so here, in a new one, and
+    whenever a leader changes under a consumer; not when a group gives a member partitions.
     """
     waiting = {place for place, end in seen.items() if end.epoch is not None}
     lost: set[Place] = set()

@@ -165,6 +165,7 @@ class _Session:
         places = [(p.topic, p.partition) for p in partitions]
         asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
         stored = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
+        topics.check_ends(self._properties, stored)
         self._next = {place: end.offset for place, end in stored.items()}
         consumer.assign([histories.resume(place, *end) for place, end in stored.items()])
         _log.info("indexer.assigned", partitions=len(places))

@@ -1,13 +1,13 @@
 """Which topics an index was read from: one that was deleted and made again is recognised, not read as new."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
 
-from gatelog.core import kafka, postgres, tail
+from gatelog.core import histories, kafka, postgres, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.sql import queries
 
@@ -74,6 +74,23 @@ async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
         raise LogMismatchError(
             f"Topics were deleted and made again since they were indexed: {', '.join(others)}. What they hold is not "
             "read as new. `gatelog republish` fills them from the index; nothing was skipped."
+        )
+
+
+def check_ends(properties: dict[str, str], stored: Mapping[tuple[str, int], tail.End]) -> None:
+    """Refuse to go on where a partition does not hold any more what was indexed of it. Blocks.
+
+    Raises:
+        LogMismatchError: brokers lost the end of one, whether it has grown again since or not.
+        KafkaUnavailableError: no answer in time.
+    """
+    there = of_names(properties, {name for name, _ in stored})
+    ends = histories.flat(tail.stands_of(properties, there))
+    known = {place: end for place, end in stored.items() if place in ends}  # those that are gone are named elsewhere
+    if lost_ends := histories.differences(properties, known, ends):
+        raise LogMismatchError(
+            f"{'. '.join(lost_ends.values())}: brokers have lost what was indexed from there (an unclean election), or "
+            "it was made anew. Nothing was skipped, and nothing more is indexed. `gatelog republish` writes it again."
         )
 
 

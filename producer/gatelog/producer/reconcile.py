@@ -142,7 +142,8 @@ class Reconciliation:
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
         shorter: set[str] = set()
         for seen in (tail.ends_from_json(state["checked_offsets"]), *indexed):
-            shorter |= set(await asyncio.to_thread(histories.differences, self._properties, seen, ends))
+            pair = histories.flat(seen), histories.flat(ends)
+            shorter |= set((await asyncio.to_thread(histories.differences, self._properties, *pair)).values())
         self._seen = _Look(ends, sorted(shorter))
         starts = begins
         if not shorter:

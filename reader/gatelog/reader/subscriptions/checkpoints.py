@@ -10,6 +10,7 @@ import asyncpg
 from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError
 from gatelog.core.sql import queries
+from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 
@@ -37,6 +38,16 @@ class Checkpoint:
     position: int
     next_offset: int
     epoch: int | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """The same, as the client is told where to begin."""
+        return Mark(self.next_offset, self.position, self.epoch)
+
+
+def checkpoint_of(mark: Mark) -> Checkpoint:
+    """Return the checkpoint of a mark whose position is known."""
+    return Checkpoint(mark.position or 0, mark.offset, mark.epoch)
 
 
 @dataclass(frozen=True, slots=True)

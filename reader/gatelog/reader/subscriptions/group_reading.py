@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
 
-from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.marks import Mark, Marks, Trail, begins_before_kafka, is_before_kafka
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.starts import Origin
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
@@ -182,11 +182,8 @@ class GroupReading:
     async def assigned(self, places: Sequence[Place]) -> Marks:
         """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
         committed = await self.member.committed(places)
-        lows, ends = await self._topics.beginnings(places), await self._topics.ends(places)
-        for place, mark in committed.items():
-            if mark.offset > ends[place]:
-                why = f"it ends at {ends[place]}: it was made anew, or has lost its end. Reset the group's offsets"
-                raise HistoryGoneError(*place, mark.offset, why)
+        committed |= await found_again(self._settings, self._topics, committed)
+        lows = await self._topics.beginnings(places)
         marks, gone = await self._begins(places, committed, lows)
         begins = {
             place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in committed)

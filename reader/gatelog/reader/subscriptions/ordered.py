@@ -21,9 +21,10 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from gatelog.core import histories, kafka, logs
 from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableRecordError
 from gatelog.core.settings import Settings
-from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move
+from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.merge import Merge, Place
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import (
@@ -91,6 +92,7 @@ class TotalOrder:
         meet: Meet,
     ) -> None:
         """``meet`` is called with partitions that are new, and says where to begin in each."""
+        self._settings = settings
         self._properties = settings.kafka_properties
         self._source = source_of(settings.store)
         self._codec = codec
@@ -174,7 +176,9 @@ class TotalOrder:
         places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]
         new = [place for place in places if place not in self._checkpoints]
         if new:
-            self._checkpoints |= await self._meet(new)
+            met = dict(await self._meet(new))
+            again = await found_again(self._settings, self._topics, {place: at.mark for place, at in met.items()})
+            self._checkpoints |= met | {place: checkpoint_of(mark) for place, mark in again.items()}
         if self._has_caught_up:  # else where to begin is not known yet
             self._watch(new)
         missing = (self._topics.wanted or set()) - topics.keys()

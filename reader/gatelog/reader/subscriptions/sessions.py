@@ -29,6 +29,7 @@ from gatelog.reader.subscriptions.checkpoints import (
     Holder,
     Move,
     PartitionLostError,
+    checkpoint_of,
     holder_of,
 )
 from gatelog.reader.subscriptions.history import Handover, History
@@ -38,6 +39,7 @@ from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.reader.subscriptions.places import Batch as Arrived
 from gatelog.reader.subscriptions.places import Joining
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -174,8 +176,7 @@ class PartitionSession(_Session):
             if new and (new[0].position or 0) <= at.position:  # the index told it
                 new = [event for event in new if event.position is not None and event.position > at.position]
             position = (new[-1].position if new else None) or at.position
-            upto = Checkpoint(position, max(batch.next_offset, at.next_offset), batch.epoch)
-            moves[place] = Move(upto, count + len(new))
+            moves[place] = Move(Checkpoint(position, batch.next_offset, batch.epoch), count + len(new))
             events += new
         return Batch(events, moves)
 
@@ -224,6 +225,9 @@ class PartitionSession(_Session):
         lows = await self._topics.beginnings(places)
         async with self._busy:
             await self._claim(places)
+            marks = {place: self._checkpoints[place].mark for place in places}
+            if again := await found_again(self._settings, self._topics, marks):
+                await self._applier.apply(Batch([], {place: Move(checkpoint_of(m), 0) for place, m in again.items()}))
             gone = {place: lows[place] for place in places if self._checkpoints[place].next_offset < lows[place]}
             if gone:
                 handover = await self._history.handover(gone)
@@ -232,8 +236,7 @@ class PartitionSession(_Session):
                     "projection.history", projection=self._plan.name, partitions=len(gone), upto=handover.position
                 )
             self._turn(places)
-        at = self._checkpoints
-        begin = {place: Mark(at[place].next_offset, epoch=at[place].epoch) for place in places}
+        begin = {place: self._checkpoints[place].mark for place in places}
         return begin | {p: Mark(max(begin[p].offset, self._handovers[p].offsets[p])) for p in gone}
 
     async def revoked(self, places: Sequence[Place]) -> Marks:

@@ -13,6 +13,7 @@ from gatelog.core import kafka
 from gatelog.core.domain import topic_of, topic_pattern
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.core.tail import End
 from gatelog.reader.subscriptions.merge import Place
 
 LEADERS_MOVE_S: Final = 0.2
@@ -62,7 +63,18 @@ class Topics:
         """
         return await asyncio.to_thread(self._offsets, places, _END)
 
+    async def stands(self, places: Collection[Place]) -> dict[Place, End]:
+        """Return the end of each partition as ``ends`` does, with the epoch of the leader that named it.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        return await asyncio.to_thread(self._patiently, places, _END)
+
     def _offsets(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
+        return {place: end.offset for place, end in self._patiently(places, which).items()}
+
+    def _patiently(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, End]:
         """Ask, and ask again while leaders move: a topic that was just made may have none yet."""
         deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
         while True:
@@ -74,14 +86,15 @@ class Topics:
                 self._admin = None  # what it believes of leaders may be out of date
                 time.sleep(LEADERS_MOVE_S)
 
-    def _asked(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
+    def _asked(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, End]:
         with kafka.translated(self._properties):
             futures = self._client().list_offsets(
                 {TopicPartition(topic, partition): which for topic, partition in places},
                 isolation_level=IsolationLevel.READ_UNCOMMITTED,
                 request_timeout=kafka.REQUEST_TIMEOUT_S,
             )
-            return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+            answers = {(place.topic, place.partition): future.result() for place, future in futures.items()}
+        return {place: End(answer.offset, answer.leader_epoch) for place, answer in answers.items()}
 
     def _client(self) -> AdminClient:
         if self._admin is None:

@@ -19,6 +19,8 @@ from gatelog.reader.subscriptions.applying import is_cancelled
 from gatelog.reader.subscriptions.marks import Mark, Marks, kafka_marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Place
+from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
@@ -136,6 +138,7 @@ class _Session:
 
     async def run(self, joining: Joining, stop: asyncio.Event) -> None:
         self._types = joining.types
+        self._topics = Topics(self._settings, joining.categories)
         with kafka.translated(self._properties):
             await asyncio.to_thread(self._producer.init_transactions, CALL_TIMEOUT_S)
             async with Membership.joined(self._settings, joining, self._codec, self) as member:
@@ -215,6 +218,7 @@ class _Session:
     async def assigned(self, places: Sequence[Place]) -> Marks:
         """Go on where the last transaction that is through has left off; one that is open is waited for."""
         committed = await self._member.committed(places)
+        committed |= await found_again(self._settings, self._topics, committed)
         self._turn(places)
         return {place: committed.get(place, Mark(0)) for place in places}
 
