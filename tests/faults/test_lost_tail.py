@@ -115,7 +115,7 @@ async def append(producer: Producer, events: int) -> None:
 async def ends_by(work: Awaitable[None], error: type[Exception], match: str) -> None:
     """Run something that is to end by itself."""
     with pytest.raises(error, match=match):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await work
 
 
@@ -177,8 +177,11 @@ async def test_all_stop_by_name_and_the_documented_way_back_restores_all(
     connection: "asyncpg.Connection[asyncpg.Record]",
     rows: "asyncpg.Connection[asyncpg.Record]",
     busy: bool,
+    long: bool,
 ) -> None:
     """Also when the relay is idle; and when the logs have grown past every offset before anybody looks."""
+    if busy and not long:
+        pytest.skip("a relay that was in the middle of a tick waits for its outcome first; `make faults` runs it")
     *first, last = BROKERS
     topic, events = topic_of(careless.store, "Note"), FIRST + LOST
     consumers = Consumers(careless, rows)

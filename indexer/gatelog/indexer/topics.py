@@ -89,8 +89,8 @@ def check_ends(properties: dict[str, str], stored: Mapping[tuple[str, int], tail
     known = {place: end for place, end in stored.items() if place in ends}  # those that are gone are named elsewhere
     if lost_ends := histories.differences(properties, known, ends):
         raise LogMismatchError(
-            f"{'. '.join(lost_ends.values())}: brokers have lost what was indexed from there (an unclean election), or "
-            "it was made anew. Nothing was skipped, and nothing more is indexed. `gatelog republish` writes it again."
+            f"{'. '.join(lost_ends.values())}: brokers have lost what was indexed from there (an unclean election), "
+            "or it was made anew. Nothing was skipped, nothing more is indexed. `gatelog republish` writes it again."
         )
 
 

@@ -33,9 +33,9 @@ def compared(properties: dict[str, str], topics: Mapping[str, int], seen: Ends) 
     ends = tail.stands_of(properties, topics)
     if lost := histories.differences(properties, histories.flat(seen), histories.flat(ends)):
         raise LogMismatchError(
-            f"{'. '.join(lost.values())}. The topic was truncated, deleted or restored from an older copy, brokers have "
-            "lost its end (an unclean election), or this is another Kafka cluster. Nothing was changed. `gatelog "
-            "republish` writes again what is missing."
+            f"{'. '.join(lost.values())}. The topic was truncated, deleted or restored from an older copy, brokers "
+            "have lost its end (an unclean election), or this is another Kafka cluster. Nothing was changed. "
+            "`gatelog republish` writes again what is missing."
         )
     return ends
 

@@ -1,7 +1,7 @@
 """An offset that is of another history than Kafka's is found again by its position, if what it stood behind is there.
 
 Brokers that lost the end of a partition give other records the same offsets later. `gatelog republish` writes again
-what was lost, in the order of positions. So where the last event that was handled is there again, all before it is too,
+what was lost, in the order of positions. So where the last event that was handled is there again, all before it is,
 and what comes next stands behind it.
 """
 
