@@ -7,15 +7,14 @@ All but ``resume`` blocks: call it off the event loop.
 
 import time
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from gatelog.core import kafka, tail
+from gatelog.core import asking, kafka
+from gatelog.core.asking import End, Place
 from gatelog.core.errors import KafkaUnavailableError
-from gatelog.core.tail import End, Ends
-
-Place: TypeAlias = tuple[str, int]  # topic, partition
+from gatelog.core.tail import Ends
 
 _POLL_S: Final = 0.1
 _UNKNOWN: Final = -1
@@ -95,9 +94,7 @@ def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> s
 
 def _is_forgotten(properties: dict[str, str], place: Place, offset: int) -> bool:
     """Say whether retention has removed what stood at an offset: the client calls that and a lost end the same."""
-    topic, partition = place
-    begin: int = tail.begins_of(properties, {topic: partition + 1})[topic][partition]
-    return offset < begin
+    return offset < asking.begins(properties, [place])[place]
 
 
 def resume(place: Place, offset: int, epoch: int | None, metadata: str = "") -> TopicPartition:

@@ -7,7 +7,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
 
-from gatelog.core import histories, kafka, postgres, tail
+from gatelog.core import asking, histories, kafka, postgres, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.sql import queries
 
@@ -77,7 +77,7 @@ async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
         )
 
 
-def check_ends(properties: dict[str, str], stored: Mapping[tuple[str, int], tail.End]) -> None:
+def check_ends(properties: dict[str, str], stored: Mapping[tuple[str, int], asking.End]) -> None:
     """Refuse to go on where a partition does not hold any more what was indexed of it. Blocks.
 
     Raises:

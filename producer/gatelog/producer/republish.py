@@ -17,6 +17,7 @@ import asyncpg
 from confluent_kafka import Message
 
 from gatelog.core import histories, tail
+from gatelog.core.asking import End
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
 from gatelog.core.partitioning import partition_of
@@ -24,7 +25,7 @@ from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import End, Ends, offsets_of
+from gatelog.core.tail import Ends, offsets_of
 from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.merging import Page, by_position
 from gatelog.producer.reconcile import relays_kept_out
@@ -350,6 +351,7 @@ class Republication:
         for topic in plan.topics:
             wanted = self._settings.model_copy(update={"topic_partitions": topic.partitions})
             await asyncio.to_thread(Topics(wanted).ensure, {topic.category})
+            self._publisher.partitions[topic.topic] = topic.partitions
         categories = [topic.category for topic in plan.topics]
         number = written = 0
         sources: list[Page] = [partial(self._databases.ask, n, self._sql["rows"], categories) for n in self._shards]

@@ -31,6 +31,10 @@ FROM @store.index_frontier f
 SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
 FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC
 
+-- name: kept
+-- Of a shard: records that wait for somebody to look at them, and those that were dismissed.
+SELECT topic, partition, "offset", is_dismissed FROM @store.kept_records
+
 -- name: since
 -- Of a shard: events from position $1 on, the first $2.
 SELECT position, stream, version, event_id, type FROM @store.indexed_events

@@ -8,9 +8,9 @@ and what comes next stands behind it.
 import asyncio
 
 from gatelog.core import histories
+from gatelog.core.asking import End
 from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
-from gatelog.core.tail import End
 from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe
