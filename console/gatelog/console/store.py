@@ -160,9 +160,7 @@ async def _apply(
 ) -> Outcome:
     parts = SHARD_PARTS if shard is not None else GATE_PARTS if settings.index_dsns else PARTS
     wanted = [migration for part in parts for migration in migrations.of(part)]
-    return await mending.bring_up(
-        connection, settings.store, wanted, losses.settle(settings, shard), check=check
-    )
+    return await mending.bring_up(connection, settings.store, wanted, losses.settle(settings, shard), check=check)
 
 
 @asynccontextmanager

@@ -192,9 +192,7 @@ class _Mender:
             await self._connection.execute(
                 f'ALTER TABLE "{self._beside}".{lost.parent} DETACH PARTITION "{self._beside}".{lost.name}'
             )
-        await self._connection.execute(
-            f'ALTER {lost.kind} "{self._beside}".{lost.name} SET SCHEMA "{self._store}"'
-        )
+        await self._connection.execute(f'ALTER {lost.kind} "{self._beside}".{lost.name} SET SCHEMA "{self._store}"')
 
 
 def _differing(wanted: Mapping[_Key, Object], there: Mapping[_Key, Object]) -> list[Difference]:
