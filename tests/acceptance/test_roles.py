@@ -97,7 +97,10 @@ async def test_tables_that_were_lost_have_lost_their_grants(settings: Settings) 
             await connection.execute(f"DROP TABLE {settings.store}.events, {settings.store}.streams CASCADE")
         (done,) = await bring_up(settings)
         names = [urlsplit(own.dsn).username for own in (app, worker)]
-        assert done.next_steps[-1] == f"What was made anew has no grants. Run those of {', '.join(map(str, names))} again."
+        assert (
+            done.next_steps[-1]
+            == f"What was made anew has no grants. Run those of {', '.join(map(str, names))} again."
+        )
         await repair(settings)
         await grant()
         await _go_the_whole_way(app, worker)

@@ -2,10 +2,11 @@
 
 import asyncpg
 import pytest
-from support.apart import connected
-from support.losses import empty_index
+from support.apart import connected, noted, parts, rotate
 from support.models import Noted
-from support.reconciling import append, look, pipeline, publish, refused, repair
+from support.reconciling import append, look, publish, refused, repair
+from support.running import running
+from support.waiting import until
 
 from gatelog.console.losses import GATE, index_is_back
 from gatelog.console.store import bring_up, examine, initialise
@@ -14,11 +15,12 @@ from gatelog.core.errors import (
     StoreAwaitsError,
     StoreNotInitialisedError,
 )
-from gatelog.core.mending import StoreUnknownError
+from gatelog.core.mending import InitRefusedError
 from gatelog.core.settings import Settings
 from gatelog.indexer.rebuild import rebuild
 from gatelog.indexer.verify import verify
 from gatelog.producer import ANY, Producer
+from gatelog.producer.elsewhere.frontier import FrontierKeeper
 from gatelog.reader import Reader
 
 
@@ -87,11 +89,11 @@ async def test_what_holds_rows_is_not_changed_back(
     assert (done.mended, done.next_steps) == ([], [])
 
 
-async def test_a_schema_that_is_somebody_elses(bare_settings: Settings, endpoints_connection: None = None) -> None:
+async def test_a_schema_that_is_somebody_elses(bare_settings: Settings) -> None:
     """Its tables stay as they are; beside other ones, the store is new."""
     async with connected(bare_settings.dsn) as connection:
         await connection.execute(f"CREATE SCHEMA {bare_settings.store} CREATE TABLE events (what text)")
-        with pytest.raises(StoreUnknownError, match=r"events\.position"):
+        with pytest.raises(InitRefusedError, match=r"events\.position"):
             await initialise(bare_settings)
         assert not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{bare_settings.store}.outbox")
         await connection.execute(f"ALTER TABLE {bare_settings.store}.events RENAME TO meetings")
@@ -120,7 +122,7 @@ async def test_the_index_is_lost(settings: Settings, connection: "asyncpg.Connec
     assert (await verify(settings, silent)).agree
 
 
-@pytest.mark.parametrize("lost", ["streams", "outbox", "relay_log", "outbox_state", "outbox_id", "all"])
+@pytest.mark.parametrize("lost", ["streams", "outbox", "relay_log outbox_state outbox_id", "all"])
 async def test_tables_of_gate_and_outbox_are_lost(
     settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", lost: str
 ) -> None:
@@ -132,7 +134,7 @@ async def test_tables_of_gate_and_outbox_are_lost(
         await publish(settings, 4)
         await append(producer, "Note-1", "unpublished")
         await append(producer, "Note-2", "unpublished")
-        for name in GATE - {"stored_ids"} if lost == "all" else {lost}:
+        for name in GATE - {"stored_ids"} if lost == "all" else lost.split():
             kind = await connection.fetchval(
                 "SELECT relkind = 'S' FROM pg_class WHERE oid = to_regclass($1)", f"{s}.{name}"
             )
@@ -150,8 +152,8 @@ async def test_tables_of_gate_and_outbox_are_lost(
         kept = 0 if lost in {"outbox", "all"} else 1
         assert [event.version async for event in reader.stream("Note-1")] == [1, 2, 3, *[4] * kept]
         assert await reader.version("Note-2") == kept
-        done = await producer.append("Note-1", [Noted(text="next")], expected_version=3 + kept)
-        assert done.version == 4 + kept
+        appended = await producer.append("Note-1", [Noted(text="next")], expected_version=3 + kept)
+        assert appended.version == 4 + kept
         await publish(settings, 5 + 2 * kept)
     verified = await verify(settings, silent)
     assert verified.agree, verified.examples
@@ -173,6 +175,45 @@ async def test_gate_and_index_are_lost_together(
         assert (await producer.append("Note-1", [Noted(text="d")], expected_version=3)).version == 4
         await publish(settings, 4)
     assert (await verify(settings, silent)).agree
+
+
+async def test_tables_are_lost_and_the_index_is_elsewhere(apart: Settings) -> None:
+    """The gate's and the shard's; the gate knows every id again."""
+    s = apart.store
+
+    async def indexed(position: int) -> None:
+        keeper = FrontierKeeper(apart)
+
+        async def is_whole() -> bool:
+            return await keeper.reach() >= position
+
+        async with running(*parts(apart)), connected(apart.dsn) as gate:
+            await until(is_whole, f"position {position} is indexed")
+            await rotate(apart, gate)
+
+    async with Producer.connect(apart) as producer, Reader.connect(apart) as reader:
+        first = noted(1)
+        await producer.append("Note-1", first, expected_version=ANY)
+        await append(producer, "Note-1", "b")
+        await indexed(2)
+        async with connected(apart.dsn) as gate, connected(apart.shard_dsns[0]) as shard:
+            await gate.execute(f"DROP TABLE {s}.streams, {s}.outbox, {s}.stored_ids, {s}.index_place CASCADE")
+            await shard.execute(f"DROP TABLE {s}.events, {s}.index_place CASCADE")
+            gate_lacks, shard_lacks = ({each.name for each in one.mended} for one in await examine(apart))
+            assert gate_lacks >= {"streams", "outbox", "outbox_0", "stored_ids", "index_place", "indexed_events"}
+            assert shard_lacks == {"events", "index_place", "indexed_events", "pending_events", "event_log"}
+        for one in await bring_up(apart):
+            assert not one.left
+        with pytest.raises(StoreAwaitsError, match="reconcile"):
+            await append(producer, "Note-1", "x")
+        await rebuild(apart, silent)
+        await FrontierKeeper(apart).reach()
+        await repair(apart)
+        assert (await producer.append("Note-1", first, expected_version=ANY)).known
+        await append(producer, "Note-1", "c")
+        await indexed(3)
+        assert [event.version async for event in reader.stream("Note-1")] == [1, 2, 3]
+    assert (await verify(apart, silent)).agree
 
 
 async def test_schemas_are_lost(settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -78,10 +78,10 @@ async def test_other_schemas_under_these_ids_are_refused(settings: Settings, tmp
         document["levels"] = {"": "NONE"}
         path.write_text(json.dumps(document), encoding="utf-8")
         before = await registry.levels()
-        with pytest.raises(SchemaError, match="schema id 8 .*Nothing was taken over"):
+        with pytest.raises(SchemaError, match=r"schema id 8 .*Nothing was taken over"):
             await restore(path, registry)
         assert (await registry.subjects(), await registry.levels()) == (["Paid", "Placed"], before)
-        with pytest.raises(SchemaError, match="holds schema id 8 .*left as it is"):
+        with pytest.raises(SchemaError, match=r"holds schema id 8 .*left as it is"):
             await save(registry, path)
         assert json.loads(path.read_text(encoding="utf-8")) == document
         with pytest.raises(SchemaError, match="no subject 'Nobody'"):

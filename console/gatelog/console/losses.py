@@ -17,7 +17,8 @@ _SHUT: Final = "nothing is appended, and no stream read"
 _STEPS: Final = {
     "unreadable_records": "`gatelog index rebuild` finds the records again that could not be read.",
     "schema_levels": (
-        "All compatibility levels are BACKWARD now: `gatelog schema copy --from FILE`, or `gatelog schema level --set`."
+        "All compatibility levels are BACKWARD now: `gatelog schema copy --from FILE`, or `gatelog schema level "
+        "--set`."
     ),
     "subscriptions": (
         "It is forgotten where subscriptions began: in partitions without a committed offset they begin where their "
@@ -48,22 +49,22 @@ async def _settle_gate(connection: postgres.Connection, settings: Settings, made
     if made & GATE:
         await _run(connection, settings, "gatelog.producer", "gate")
         steps.append(
-            "`gatelog reconcile --apply`, with producers and relays stopped: gate and outbox follow Kafka. Until then no "
-            f"relay starts, {_SHUT}. Events that were appended and not published are gone, if the outbox is."
+            "`gatelog reconcile --apply`, with producers and relays stopped: gate and outbox follow Kafka. Until "
+            f"then no relay starts, {_SHUT}. Events that were appended and not published are gone, if the outbox is."
         )
     if made & PROJECTIONS:
         await _run(connection, settings, "gatelog.reader", "projections")
         steps.append(
-            "Checkpoints of projections are gone. Drop their builds (`gatelog projection drop`) and the tables of their "
-            "read models, then run them: they begin anew."
+            "Checkpoints of projections are gone. Drop their builds (`gatelog projection drop`) and the tables of "
+            "their read models, then run them: they begin anew."
         )
     if "schemas" in made and settings.registry_url is None:
         sql = queries("gatelog.producer", "anew.sql", settings.store)
         if await connection.fetchval(sql["schemas"]):
             await _run(connection, settings, "gatelog.schemas", "schemas")
             steps.append(
-                "`gatelog schema copy --from FILE`, of a copy that was made before: nothing can be read or registered "
-                "until then."
+                "`gatelog schema copy --from FILE`, of a copy that was made before: nothing can be read or "
+                "registered until then."
             )
     return steps
 
@@ -72,9 +73,15 @@ def _of_index(shard: int | None) -> str:
     if shard is None:
         return f"`gatelog index rebuild`: the index is empty. Until it is done, {_SHUT}."
     return (
-        f"Shard {shard} of the index is empty: indexers fill it, or `gatelog index rebuild --shard {shard}`. Until then "
-        "its streams cannot be read."
+        f"Shard {shard} of the index is empty: indexers fill it, or `gatelog index rebuild --shard {shard}`. Until "
+        "then its streams cannot be read."
     )
+
+
+async def awaited(connection: postgres.Connection, settings: Settings) -> list[str]:
+    """Return what an earlier ``gatelog init`` has said, and nobody has done yet."""
+    command = await connection.fetchval(queries("gatelog.producer", "anew.sql", settings.store)["awaited"])
+    return [] if command is None else [f"`gatelog {command}`: a table was lost and made anew. Until then, {_SHUT}."]
 
 
 async def index_is_back(settings: Settings) -> None:

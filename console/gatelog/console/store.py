@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -67,7 +67,7 @@ def init(
         print_table(f"Store {settings.store!r}", shown or {"applied": "nothing, it is up to date"})
         for number, step in enumerate(steps, 1):
             typer.echo(f"Next, {number}: {step}")
-    if left or (check and (made or mended)):
+    if left or (check and (made or mended or steps)):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -95,9 +95,9 @@ async def bring_up(settings: Settings, *, adopt_index: bool = False) -> list[Out
 async def examine(settings: Settings) -> list[Outcome]:
     """Say what ``bring_up`` would find, and change nothing."""
     found = []
-    for shard, dsn in ((None, settings.dsn), *enumerate(settings.shard_dsns)):
+    for number, dsn in ((None, settings.dsn), *enumerate(settings.shard_dsns)):
         async with _connection(settings, dsn, "gatelog init") as connection:
-            found.append(await _apply(connection, settings, shard, check=True))
+            found.append(await _apply(connection, settings, number, check=True))
     return found
 
 
@@ -156,11 +156,14 @@ async def _initialise_shard(settings: Settings, number: int) -> Outcome:
 
 
 async def _apply(
-    connection: postgres.Connection, settings: Settings, shard: int | None, *, check: bool = False
+    connection: postgres.Connection, settings: Settings, number: int | None, *, check: bool = False
 ) -> Outcome:
-    parts = SHARD_PARTS if shard is not None else GATE_PARTS if settings.index_dsns else PARTS
+    parts = SHARD_PARTS if number is not None else GATE_PARTS if settings.index_dsns else PARTS
     wanted = [migration for part in parts for migration in migrations.of(part)]
-    return await mending.bring_up(connection, settings.store, wanted, losses.settle(settings, shard), check=check)
+    done = await mending.bring_up(connection, settings.store, wanted, losses.settle(settings, number), check=check)
+    if number is not None or done.applied or done.mended:
+        return done
+    return replace(done, next_steps=await losses.awaited(connection, settings))
 
 
 @asynccontextmanager
@@ -270,9 +273,11 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
     if "producer" in report:
         produced, indexed = report["producer"], report["index"]
         oldest = produced["outbox_oldest_s"]
+        awaits = {"waits for": f"`gatelog {produced['awaits']}`: a table was lost"} if produced["awaits"] else {}
         print_table(
             f"Store {report['store']!r}",
             {
+                **awaits,
                 "outbox": f"{produced['outbox_events']:,} events"
                 + (f", the oldest for {oldest:.1f} s" if oldest is not None else ""),
                 "relay": f"{_active(produced['relay_is_active'])}, position {produced['position']:,}, "

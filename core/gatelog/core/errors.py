@@ -67,7 +67,7 @@ class StoreNotInitialisedError(GatelogError):
         if lacking is not None:
             state = f"has no tables in this database, or has lost one ({lacking})"
         super().__init__(
-            f"Store {store!r} {state}. Run `gatelog init`: it makes what is missing, and says what is to be done next."
+            f"Store {store!r} {state}. Run `gatelog init`: it makes what is missing, and says what to do next."
         )
 
 

@@ -1,8 +1,8 @@
 """What a store's schema lacks of what its migrations make, and its repair, in the transaction of ``gatelog init``.
 
-The migrations are run once more, into a schema beside it, and both are described by Postgres itself: nothing has to be
-kept in step with the migrations, and what is lost is taken from there. A table is moved, with its columns, constraints,
-sequences and first rows; the rest is made by the statement that Postgres writes for it.
+The migrations are run once more, into a schema beside it, and both are described by Postgres itself: nothing has to
+be kept in step with the migrations, and what is lost is taken from there. A table is moved, with its columns,
+constraints, sequences and first rows; the rest is made by the statement that Postgres writes for it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,13 +19,15 @@ from gatelog.core.sql import queries
 Settle: TypeAlias = Callable[[postgres.Connection, set[str]], Awaitable[list[str]]]
 """(connection, names of tables and sequences that were made anew) → what is to be done next, one line each."""
 
+LOCK_WAIT_S: Final = 10  # for whoever uses what is to be repaired
+
 _BESIDE: Final = "-compare"  # no store is called so, nor anything in one: names have no "-"
 _NOT_DONE: Final = "it may hold rows, and is left as it is: change it back by hand"
 _Key: TypeAlias = tuple[str, str]
 
 
-class StoreUnknownError(GatelogError):
-    """A schema without a record of migrations holds tables that are not a store's."""
+class InitRefusedError(GatelogError):
+    """Tables cannot be made here: the schema is somebody else's, or our role may not. Nothing was changed."""
 
     exit_code = 4
 
@@ -91,8 +93,20 @@ async def bring_up(
     Raises:
         MigrationChangedError: an applied migration differs from the file.
         StoreNewerThanProgramError: the store knows more migrations than this program.
-        StoreUnknownError: the schema holds tables that are not a store's.
+        InitRefusedError: the schema holds tables that are not a store's, or our role may not make any.
     """
+    try:
+        return await _bring_up(connection, store, wanted, settle, check=check)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise InitRefusedError(
+            f"Store {store!r}: {error}. `gatelog init` needs CREATE on the database, and, when it is run again, the "
+            "role that owns the tables. Nothing was changed."
+        ) from error
+
+
+async def _bring_up(
+    connection: postgres.Connection, store: str, wanted: list[Migration], settle: Settle, *, check: bool
+) -> Outcome:
     async with connection.transaction():
         await migrations.lock(connection)
         mender = _Mender(connection, store)
@@ -118,10 +132,10 @@ async def bring_up(
 def _refuse_strangers(store: str, differences: list[Difference]) -> None:
     columns = [each.name for each in differences if each.kind == "column"]
     if columns:
-        raise StoreUnknownError(
+        raise InitRefusedError(
             f"Store {store!r}: the schema of this name has no record of what gatelog has made in it, and holds other "
-            f"tables under its names: they differ in {', '.join(columns[:5])}. Nothing was changed. Choose another name "
-            "for the store."
+            f"tables under its names: they differ in {', '.join(columns[:5])}. Nothing was changed. Choose another "
+            "name for the store."
         )
 
 
@@ -141,7 +155,10 @@ class _Mender:
         """Return what is lost or changed; with ``repair``, what is left of it has a reason. None: all is missing."""
         connection = self._connection
         owner = await connection.fetchval(self._sql["owner"], f'"{self._store}"')
-        await connection.execute(f"SET LOCAL ROLE {owner}; SET LOCAL check_function_bodies = off")
+        await connection.execute(
+            f"SET LOCAL ROLE {owner}; SET LOCAL check_function_bodies = off; "
+            f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'"
+        )
         await migrations.apply_within(connection, self._beside, applied)
         wanted = {
             each.key: replace(

@@ -36,7 +36,7 @@ FROM (
             CASE WHEN a.attnotnull THEN 'NOT NULL' END, nullif(a.attidentity, ''), nullif(a.attgenerated, '')),
         NULL, NULL
     FROM own t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE t.relkind IN ('r', 'p')
+    WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition
     UNION ALL
     -- One that belongs to a column comes and goes with that.
     SELECT 2, t.oid, 'sequence', t.relname, (

@@ -15,7 +15,10 @@ SET awaits = 'reconcile --apply',
 UPDATE @store.outbox_state s
 SET awaits = coalesce(s.awaits, 'index rebuild'),
     emptied = least(s.emptied, -1 - s.emptied, (SELECT -1 - e.last_value FROM @store.outbox_emptied e))
-WHERE (SELECT e.last_value > 0 FROM @store.outbox_emptied e) OR (SELECT r.position > 0 FROM @store.relay r)
+
+-- name: awaited
+-- What has to be run, still.
+SELECT awaits FROM @store.outbox_state
 
 -- name: index_is_back
 UPDATE @store.outbox_state SET awaits = NULL, emptied = -1 - emptied WHERE awaits = 'index rebuild'

@@ -1,4 +1,4 @@
-"""From one registry to another, or to a file and back: every schema keeps its id, so that what is stored stays readable."""
+"""From one registry to another, or to a file and back: schemas keep their ids, and what is stored stays readable."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +50,7 @@ async def save(
     """
     names, found = await _found(source, subjects)
     levels = await source.levels()
-    if path.exists():
-        _see_that_none_goes(path, found)
+    _see_that_none_goes(path, found)
     if not dry_run:
         kept = levels if subjects is None else {name: level for name, level in levels.items() if name in names}
         schema_file.write(path, Contents(found, kept))
@@ -105,12 +104,12 @@ async def _put(target: Registry, found: Sequence[RegisteredSchema], *, dry_run: 
 def _see_that_none_goes(path: Path, found: Sequence[RegisteredSchema]) -> None:
     """Schemas are never removed: a store that lacks some of an older copy has lost them, or is another one."""
     there = {schema.id: schema for schema in found}
-    for old in schema_file.read(path).schemas:
+    for old in schema_file.read(path).schemas if path.exists() else []:
         new = there.get(old.id)
         if new is None or not same(new.definition, old.definition):
             raise SchemaError(
-                f"File {path} holds schema id {old.id} ({old.subject} version {old.version}), which what is to be copied "
-                "does not. The file was left as it is; name another one, or remove it."
+                f"File {path} holds schema id {old.id} ({old.subject} version {old.version}), which what is to be "
+                "copied does not. The file was left as it is; name another one, or remove it."
             )
 
 

@@ -1,7 +1,7 @@
 """Schemas and levels of a store in a file: a copy for the day when the tables are lost, that people can read.
 
-One JSON document: ``levels`` by subject, ``""`` for those that have none of their own, and ``schemas`` in the order of
-their ids.
+One JSON document: ``levels`` by subject, ``""`` for those that have none of their own, and ``schemas`` in the order
+of their ids.
 """
 
 import json
