@@ -1,42 +1,18 @@
 """A relay behind a real PgBouncer: in transaction mode it says so, polls, and leads by a lease."""
 
 import asyncio
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
-from support.pgbouncer import pgbouncer
+from support.pgbouncer import answers, pooled
 from support.running import running
 from support.trial import Row, busy, judge, relay
-from support.waiting import until
 
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.producer.relay import Relay
 from gatelog.producer.relay.relay import SILENCE_MAX_S
-
-
-@contextmanager
-def pooled(settings: Settings, mode: str) -> Iterator[Settings]:
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which only its owner may enter
-        Path(folder).chmod(0o755)
-        with pgbouncer(Path(folder) / "pgbouncer", settings.dsn, mode) as dsn:
-            yield settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
-
-
-async def answers(settings: Settings) -> None:
-    async def does_answer() -> bool:
-        try:
-            await (await asyncpg.connect(settings.dsn)).close()
-        except OSError:
-            return False
-        return True
-
-    await until(does_answer, "PgBouncer answers")
 
 
 async def test_transaction_mode_is_said_and_the_relay_polls(
@@ -121,12 +97,14 @@ async def test_session_mode_works_and_the_active_relay_is_not_taken_for_frozen(
 async def silence(settings: Settings) -> float:
     """Watch for longer than a silence may be; return the longest one that was seen."""
     connection = await asyncpg.connect(settings.dsn)
-    query = f"SELECT extract(epoch FROM clock_timestamp() - beat_at)::float FROM {settings.store}.relay_lease"
-    longest = 0.0
+    query = f"SELECT holder, beat FROM {settings.store}.relay_lease"
+    longest, seen = 0.0, None
     try:
-        deadline = asyncio.get_running_loop().time() + SILENCE_MAX_S + 2
-        while asyncio.get_running_loop().time() < deadline:
-            longest = max(longest, await connection.fetchval(query))
+        since = began = time.monotonic()
+        while time.monotonic() < began + SILENCE_MAX_S + 2:
+            if (found := await connection.fetchrow(query)) != seen:
+                since, seen = time.monotonic(), found
+            longest = max(longest, time.monotonic() - since)
             await asyncio.sleep(0.1)  # it is the time that is watched
     finally:
         await connection.close()

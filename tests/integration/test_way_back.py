@@ -15,6 +15,7 @@ from support.running import running
 from support.waiting import until
 
 from gatelog.console.losses import GATE
+from gatelog.console.store import examine
 from gatelog.core.settings import Settings
 from gatelog.indexer.verify import verify
 from gatelog.producer import Producer
@@ -143,6 +144,8 @@ async def come_back(place: Place, lost: str, lose: Lose, publish_all: Callable[[
     await go_back(place, commands)
     verified = await verify(place.settings, lambda *_: None)
     assert verified.agree, (lost, verified.examples)
+    found = await examine(place.settings)
+    assert all(each.is_whole and not each.next_steps for each in found), lost
     after = await contents(place.settings)
     assert {stream: after[stream][: len(events)] for stream, events in before.items()} == before, lost
     if any("reconcile" in command or "republish" in command for command in commands):

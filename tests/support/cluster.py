@@ -90,6 +90,14 @@ class Cluster:
         """SIGTERM: the broker hands over what it leads first."""
         self._end(nodes, signal.SIGTERM)
 
+    def freeze(self, node: int) -> None:
+        """SIGSTOP: its connections stay, and nobody answers."""
+        self._processes[node].send_signal(signal.SIGSTOP)
+
+    def thaw(self, node: int) -> None:
+        """Let a frozen broker go on."""
+        self._processes[node].send_signal(signal.SIGCONT)
+
     def _end(self, nodes: tuple[int, ...], number: signal.Signals) -> None:
         ended = [self._processes.pop(node) for node in nodes if node in self._processes]
         for process in ended:

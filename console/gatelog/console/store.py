@@ -12,7 +12,7 @@ import typer
 
 from gatelog.console import losses, options, services
 from gatelog.console.output import print_json, print_table
-from gatelog.core import mending, migrations, postgres, shards
+from gatelog.core import dsns, kafka, mending, migrations, postgres, shards
 from gatelog.core.errors import GatelogError, IndexPlaceError
 from gatelog.core.mending import Outcome
 from gatelog.core.migrations import Migration
@@ -146,7 +146,7 @@ async def _initialise_shard(settings: Settings, number: int) -> Outcome:
         if (await shards.tables(connection, settings.store)).has_gate:
             raise IndexPlaceError(
                 settings.store,
-                f"index_dsns number {number} ({postgres.where(dsn)}) is a gate's database. A shard of the index "
+                f"index_dsns number {number} ({dsns.where(dsn)}) is a gate's database. A shard of the index "
                 "needs one of its own.",
             )
         await shards.refuse_other(connection, settings, number, key)
@@ -190,7 +190,7 @@ def status(store: options.Store = None, home: options.Home = None, json: options
     report: dict[str, Any] = {"store": settings.store, "services": _services(services.home_of(home))}
     problem: GatelogError | None = None
     try:
-        report |= asyncio.run(_tables(settings))
+        report |= asyncio.run(_standing(settings))
     except GatelogError as error:
         problem = error
     _show(report, json=json)
@@ -200,6 +200,28 @@ def status(store: options.Store = None, home: options.Home = None, json: options
 
 def _services(home: Path) -> list[dict[str, Any]]:
     return [asdict(service) for service in services.local(home).status()] if home.exists() else []
+
+
+async def _standing(settings: Settings) -> dict[str, Any]:
+    """Ask Postgres and Kafka at the same time: what one tells is told, whatever the other does."""
+    trouble = asyncio.create_task(asyncio.to_thread(_trouble_of_kafka, settings))
+    try:
+        tables = await _tables(settings)
+    finally:
+        await asyncio.wait([trouble])
+    return {**tables, "kafka_trouble": trouble.result()}
+
+
+def _trouble_of_kafka(settings: Settings) -> str | None:
+    """Say what is wrong with Kafka, if anything."""
+    try:
+        properties = settings.kafka_properties
+        leaderless = kafka.leaderless(kafka.admin(properties), properties, settings.store)
+    except GatelogError as error:
+        return str(error)
+    if not leaderless:
+        return None
+    return f"no broker leads {kafka.named(leaderless)}: what waits for that goes on when brokers that hold it are up"
 
 
 async def _tables(settings: Settings) -> dict[str, Any]:
@@ -221,8 +243,7 @@ async def _tables(settings: Settings) -> dict[str, Any]:
     }
     if key is not None:
         report["index_shards"] = [
-            {"place": postgres.where(dsn), **asdict(each)}
-            for dsn, each in zip(settings.shard_dsns, held, strict=True)
+            {"place": dsns.where(dsn), **asdict(each)} for dsn, each in zip(settings.shard_dsns, held, strict=True)
         ]
     return report
 
@@ -285,6 +306,7 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
                 "index": f"{_active(indexed['indexer_is_active'])}, frontier {indexed['frontier']:,}, "
                 f"{report['index_lag_events']:,} events behind the relay",
                 "unreadable records": f"{indexed['unreadable']:,}",
+                "kafka": report["kafka_trouble"] or "answers",
             },
         )
         for number, each in enumerate(report.get("index_shards", [])):

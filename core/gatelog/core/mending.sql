@@ -91,8 +91,10 @@ FROM (
     FROM own t WHERE t.relkind = 'v'
     UNION ALL
     SELECT 10, g.oid, 'trigger', format('%s.%s', t.relname, g.tgname), t.relname,
-        pg_get_triggerdef(g.oid, true) || CASE WHEN g.tgenabled IN ('O', 'A') THEN '' ELSE ' DISABLED' END,
-        pg_get_triggerdef(g.oid, true), format('DROP TRIGGER IF EXISTS %I ON %I', g.tgname, t.relname)
+        pg_get_triggerdef(g.oid, true) || g.tgenabled,
+        pg_get_triggerdef(g.oid, true) || CASE g.tgenabled
+            WHEN 'A' THEN format('; ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t.relname, g.tgname) ELSE '' END,
+        format('DROP TRIGGER IF EXISTS %I ON %I', g.tgname, t.relname)
     FROM own t JOIN pg_trigger g ON g.tgrelid = t.oid
     WHERE NOT g.tgisinternal AND g.tgparentid = 0
 ) o

@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from gatelog.core import postgres
-from gatelog.core.errors import GatelogError, StoreNewerThanProgramError, StoreNotInitialisedError
+from gatelog.core.errors import GatelogError, SettingsError, StoreNewerThanProgramError, StoreNotInitialisedError
 from gatelog.core.sql import with_store
 
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -69,7 +69,14 @@ async def apply(connection: postgres.Connection, store: str, migrations: list[Mi
     Raises:
         MigrationChangedError: an applied migration differs from the file.
         StoreNewerThanProgramError: the store knows more migrations than this program.
+        SettingsError: the database cannot hold every text.
     """
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise SettingsError(
+            f"Store {store!r}: the database has the encoding {encoding}, and a store needs UTF8, which holds every "
+            "text. Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
     async with connection.transaction():
         await lock(connection)
         return await apply_within(connection, store, migrations)

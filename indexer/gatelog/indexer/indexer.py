@@ -18,6 +18,7 @@ from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.indexer import gaps, topics
 from gatelog.indexer.batches import Batch, BatchReader, Place
+from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
@@ -70,7 +71,7 @@ class Indexer:
         async with index_pools(settings, self._shard, "gatelog indexer", 3) as (gate, pool):
             registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
-                session = _Session(settings, self._shard, pool, registry)
+                session = _Session(settings, self._shard, pool, registry, Gate(settings, gate))
                 try:
                     while not stop.is_set():
                         await session.run_once()
@@ -81,8 +82,9 @@ class Indexer:
 class _Session:
     """One membership in the consumer group, and what it has in hand."""
 
-    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
+    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry, gate: Gate) -> None:
         self._settings = settings
+        self._gate = gate
         self._shard = shard
         self._properties = settings.kafka_properties
         self._pool = pool
@@ -149,6 +151,7 @@ class _Session:
 
     async def _write(self, batch: Batch, since: Mapping[Place, int]) -> None:
         """Write a batch. The frontier follows while the next one is on its way."""
+        await self._gate.sift(batch)
         await self._writer.write(batch, since)
         if self._moving is not None:
             await self._moving

@@ -20,9 +20,11 @@ from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
 from gatelog.indexer import topics
-from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.batches import Batch, BatchReader, Place
+from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.fresh import PACKAGE, Fresh
 from gatelog.indexer.places import index_pools
+from gatelog.indexer.rows import EVENT_ID, POSITION
 from gatelog.indexer.writing import Writer
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.registries import registry_of
@@ -157,16 +159,19 @@ class _Rebuild:
         self._pool = pool
         self._report = report
         self._sql = queries(PACKAGE, "index.sql", fresh.schema)
+        self._gate = Gate(settings, gate)
         codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
         self._owns = shards.owner_of(settings, shard)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=self._owns)
         self._next: dict[Place, int] = {}
+        self._known = 0  # up to here, the live index held all
         self._surplus: int | None = None  # the lowest position that the live index should have held
         self.records = 0
         self.highest = 0
 
     async def run(self) -> None:
         """From wherever the last run was, to the switch."""
+        self._known = await self._fresh.live_frontier()
         lacking = await self._fresh.lacking_indexes()
         await self._copy(
             Writer(self._pool, self._fresh.schema, repeated="repeated_positions" if lacking else "doubles")
@@ -229,10 +234,18 @@ class _Rebuild:
         rows_max = self._settings.index_rows_max
         for first in range(0, len(messages), rows_max):
             batch = await self._reader.read(messages[first : first + rows_max], self._next)
+            await self._sift(batch)
             await writer.write(batch, self._next)
             await writer.advance_frontier()
             self._next.update(batch.upto)
         self.records += len(messages)
+
+    async def _sift(self, batch: Batch) -> None:
+        """Tell the event among records at one position: by the live index up to its frontier, by the gate past it."""
+        positions, ids = [row[POSITION] for row in batch.rows], [row[EVENT_ID] for row in batch.rows]
+        if others := await self._fresh.others(positions, ids):
+            batch.set_aside(others, "the live index has another event at its position")
+        await self._gate.sift(batch, self._known)
 
     async def _load_offsets(self, begins: Offsets) -> None:
         places = [(name, p) for name, offsets in begins.items() for p in range(len(offsets))]

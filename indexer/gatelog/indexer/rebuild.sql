@@ -61,6 +61,13 @@ FROM lacking GROUP BY island ORDER BY 1 LIMIT 5
 SELECT min(f.position) FROM @fresh.events f
 WHERE f.position > $1 AND f.position <= $2 AND NOT EXISTS (SELECT FROM @store.events l WHERE l.position = f.position)
 
+-- name: others
+-- Which of these events (position $1, id $2, counted from 0) the live index has another one for.
+SELECT u.ord - 1 AS place
+FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (position, event_id, ord)
+JOIN @store.events l ON l.position = u.position
+WHERE l.event_id <> u.event_id
+
 -- name: raise_fresh
 INSERT INTO @fresh.index_frontier_log (position) SELECT $1::bigint WHERE $1 > (SELECT f.position FROM @fresh.index_frontier f)
 
@@ -99,7 +106,9 @@ WHERE t.attrelid = '@store.events'::regclass AND NOT t.attisdropped
 
 -- name: triggers
 -- Those of the live table; the fresh one has them under the same names, with functions of its own schema.
-SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid) AS ddl
+SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid)
+    || CASE t.tgenabled WHEN 'A' THEN format('; ALTER TABLE @store.events ENABLE ALWAYS TRIGGER %I', t.tgname) ELSE '' END
+    AS ddl
 FROM pg_trigger t WHERE t.tgrelid = '@store.events'::regclass AND NOT t.tgisinternal
 
 -- name: views

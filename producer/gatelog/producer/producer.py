@@ -16,7 +16,7 @@ from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.encoding import check_count, encode_event, encode_events
 from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_bytes, check_expected
-from gatelog.producer.loading import chunks
+from gatelog.producer.loading import check_history, chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
@@ -75,7 +75,7 @@ class Producer:
     @classmethod
     @asynccontextmanager
     async def connect(cls, settings: Settings | None = None) -> AsyncIterator["Producer"]:
-        """Yield a producer; at the end, appends under way are finished.
+        """Yield a producer; at the end, appends under way are finished. After an exception, they are given up.
 
         Raises:
             SettingsError: no Postgres is configured, or it refused the user.
@@ -92,8 +92,12 @@ class Producer:
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)
                 producer = cls(settings, codec, gate)
-                yield producer
-                await producer._batcher.drain()
+                try:
+                    yield producer
+                    await producer._batcher.drain()
+                except BaseException:
+                    producer._batcher.abandon()
+                    raise
                 await gate.close()
 
     async def append(
@@ -241,10 +245,7 @@ class Producer:
         for stream, version, given, recorded_at in map(_PARTS_OF_HISTORY, history):
             event = given if isinstance(given, NewEvent) else NewEvent(given)
             check_stream_id(stream)
-            if type(version) is not int:
-                raise InvalidInputError(f"Load into {stream!r}: version {version!r} is no whole number.")
-            if recorded_at is not None and recorded_at.tzinfo is None:
-                raise InvalidInputError(f"Load into {stream!r}: recorded_at of version {version} has no time zone.")
+            check_history(stream, version, recorded_at)
             if not self._codec.knows(type(event.data)):
                 await self.prepare(type(event.data))
             encoded = encode_event(self._codec, self._settings, stream, event)

@@ -130,6 +130,8 @@ class Reconciliation:
         self._seen = _Look({}, [])
         self._indexed: list[Offsets] = []  # of each shard; none: what is indexed is read, too
         self._is_anew = False  # tables of the gate were lost
+        self._aside: set[tail.RecordPlace] = set()  # below that, and not in the index
+        self._dismissed: set[tail.RecordPlace] = set()
 
     async def read(self) -> None:
         """Read what Kafka holds past the index, or all of it when it ends before where it was seen.
@@ -148,10 +150,11 @@ class Reconciliation:
         shorter = sorted({short for offsets in seen for short in recovery.shorter(offsets, ends)})
         self._seen = _Look(ends, shorter)
         starts = begins
+        self._aside, self._dismissed = await self._index.kept()
         if not shorter:
             self._indexed = indexed
             starts = {
-                name: [max(begin, min(_at(each, name, p) for each in indexed)) for p, begin in enumerate(offsets)]
+                name: [max(begin, min(self._unread(name, p))) for p, begin in enumerate(offsets)]
                 for name, offsets in begins.items()
             }
         await self._index.make()
@@ -278,14 +281,19 @@ class Reconciliation:
             await self._index.copy_like(positions, ids, streams, versions)
             await self._connection.copy_records_to_table("found", columns=_COLUMNS, records=rows)
 
+    def _unread(self, topic: str, partition: int) -> list[int]:
+        """Return the offsets of a partition at which a shard would go on, or has set a record aside."""
+        aside = [offset for name, p, offset in self._aside if (name, p) == (topic, partition)]
+        return aside + [_at(each, topic, partition) for each in self._indexed]
+
     def _is_indexed(self, message: Message) -> bool:
-        """Say whether the shard of a record, which its key tells, has read it already."""
-        if not self._indexed:
+        """Say whether the shard of a record, which its key tells, has read it, or somebody has dismissed it."""
+        key, place = message.key(), tail.place_of(message)
+        if place in self._dismissed:
+            return True
+        if not self._indexed or place in self._aside:
             return False
-        key, topic, partition, offset = message.key(), message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
+        topic, partition, offset = place
         shard = shard_of(key.encode() if isinstance(key, str) else key or b"", len(self._indexed))
         return offset < _at(self._indexed[shard], topic, partition)
 

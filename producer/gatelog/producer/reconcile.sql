@@ -172,7 +172,7 @@ SELECT o.* FROM @store.outbox o JOIN judged j USING (id) WHERE j.fate = 'due'
 -- By rows, so that a read under an older snapshot still finds them. The trigger refuses that to everybody else.
 ALTER TABLE @store.outbox DISABLE TRIGGER outbox_is_immutable;
 DELETE FROM @store.outbox;
-ALTER TABLE @store.outbox ENABLE TRIGGER outbox_is_immutable
+ALTER TABLE @store.outbox ENABLE ALWAYS TRIGGER outbox_is_immutable
 
 -- name: put_published
 -- What Kafka holds and the index does not is in the outbox, so that streams are read whole and ids are known, whatever

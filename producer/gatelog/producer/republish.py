@@ -350,6 +350,7 @@ class Republication:
         for topic in plan.topics:
             wanted = self._settings.model_copy(update={"topic_partitions": topic.partitions})
             await asyncio.to_thread(Topics(wanted).ensure, {topic.category})
+            self._publisher.partitions[topic.topic] = topic.partitions
         categories = [topic.category for topic in plan.topics]
         number = written = 0
         sources: list[Page] = [partial(self._databases.ask, n, self._sql["rows"], categories) for n in self._shards]

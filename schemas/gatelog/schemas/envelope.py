@@ -5,7 +5,7 @@ payload alone. Extension attributes take lower-case letters and digits only.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
@@ -13,7 +13,13 @@ import orjson
 from asyncpg.pgproto import pgproto
 from typing_extensions import TypeVar
 
-from gatelog.core.domain import EVENT_TYPE_BYTES_MAX, category_of, check_stream_id
+from gatelog.core.domain import (
+    EVENT_TYPE_BYTES_MAX,
+    RECORDED_BEFORE,
+    RECORDED_FROM,
+    category_of,
+    check_stream_id,
+)
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
@@ -268,8 +274,8 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     recorded_at = datetime.fromisoformat(found["ce_time"].decode())
     if recorded_at.tzinfo is None:
         raise ValueError("ce_time has no time zone")
-    if not MINYEAR < recorded_at.year < MAXYEAR:
-        recorded_at.astimezone(UTC)  # may be out of range
+    if not (MINYEAR < recorded_at.year < MAXYEAR or RECORDED_FROM <= recorded_at < RECORDED_BEFORE):
+        raise ValueError("ce_time is at the end of time")
     if (metadata := optional("ce_metadata")) is not None:
         metadata = metadata.decode()
         orjson.loads(metadata)

@@ -7,6 +7,11 @@ ALTER TABLE @store.unreadable_records
     ADD CONSTRAINT unreadable_records_resolved_check CHECK ((resolved_at IS NULL) = (resolution IS NULL));
 CREATE INDEX unreadable_records_open_idx ON @store.unreadable_records (id) WHERE resolved_at IS NULL;
 
+-- The same for other parts: what waits for somebody to look at it, and what was found to be nobody's of ours.
+CREATE VIEW @store.kept_records AS
+SELECT topic, partition, "offset", resolved_at IS NOT NULL AS is_dismissed FROM @store.unreadable_records
+WHERE resolved_at IS NULL OR resolution LIKE 'dismissed:%';
+
 -- Which topic an offset is of: Kafka gives a topic that is deleted and made again another id.
 CREATE TABLE @store.index_topics (
     topic text COLLATE "C" PRIMARY KEY,
@@ -14,7 +19,9 @@ CREATE TABLE @store.index_topics (
 );
 
 -- Events never change. One thing that follows from them may come late: the jsonb of a payload whose schema was missing.
-CREATE FUNCTION @store.refuse_all_but_missing_json() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.refuse_all_but_missing_json() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     unchanged record := NEW;
 BEGIN
@@ -31,3 +38,5 @@ CREATE TRIGGER events_are_not_removed BEFORE DELETE OR TRUNCATE ON @store.events
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 CREATE TRIGGER events_are_immutable BEFORE UPDATE ON @store.events
     FOR EACH ROW EXECUTE FUNCTION @store.refuse_all_but_missing_json();
+-- In a session that replicates, too.
+ALTER TABLE @store.events ENABLE ALWAYS TRIGGER events_are_not_removed, ENABLE ALWAYS TRIGGER events_are_immutable;

@@ -11,7 +11,7 @@ import asyncpg
 
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Offsets, RecordPlace
 
 PAGE_ROWS: Final = 10_000
 
@@ -43,6 +43,12 @@ class IndexCopy:
                 offsets += [0] * (row["partition"] + 1 - len(offsets))
                 offsets[row["partition"]] = row["next_offset"]
         return found
+
+    async def kept(self) -> tuple[set[RecordPlace], set[RecordPlace]]:
+        """Return the records that indexers have set aside and nobody has settled, and those that were dismissed."""
+        found = [row for rows in await self._databases.ask_all(self._sql["kept"]) for row in rows]
+        dismissed = {_place(row) for row in found if row["is_dismissed"]}
+        return {_place(row) for row in found} - dismissed, dismissed
 
     async def copy(self, position: int) -> None:
         """Copy all events from ``position`` on, and what concerns the outbox. After ``offsets`` were asked.
@@ -84,3 +90,7 @@ class IndexCopy:
 
     async def _put(self, rows: Sequence[asyncpg.Record]) -> None:
         await self._databases.gate.execute(self._sql["put"], *([row[column] for row in rows] for column in range(5)))
+
+
+def _place(row: asyncpg.Record) -> RecordPlace:
+    return row["topic"], row["partition"], row["offset"]

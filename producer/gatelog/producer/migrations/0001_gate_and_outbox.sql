@@ -29,6 +29,9 @@ CREATE TABLE @store.outbox (
     traceparent text,
     metadata text,
     data bytea NOT NULL,
+    -- What the relay could not make a record of would stop it, and all that comes after.
+    CONSTRAINT outbox_recorded_at_check CHECK (recorded_at >= '0001-01-02 00:00+00' AND recorded_at < '9999-12-31 00:00+00'),
+    CONSTRAINT outbox_category_check CHECK (octet_length(split_part(stream, '-', 1)) BETWEEN 1 AND 72),
     CONSTRAINT outbox_event_id_key UNIQUE (event_id, segment),
     CONSTRAINT outbox_stream_version_key UNIQUE (stream, version, segment)
 ) PARTITION BY LIST (segment);
@@ -48,7 +51,7 @@ CREATE TABLE @store.outbox_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     segment smallint NOT NULL DEFAULT 0,   -- that takes the appends
     cut_id bigint NOT NULL DEFAULT 0,      -- the last outbox id before it did
-    cut_xid xid8 NOT NULL DEFAULT '0',     -- what is in the other segment was committed before it; 0: nothing is
+    cut_xid xid8 NOT NULL DEFAULT '0',     -- who sees it sees all that is in the other segment; 0: nothing is
     drained_position bigint,               -- of the last event of the other segment, when that is known
     drained_at timestamptz,                -- since then, the index is known to hold all of it
     emptied bigint NOT NULL DEFAULT 0,     -- how often a segment was, or may be at any moment
@@ -59,7 +62,9 @@ INSERT INTO @store.outbox_state DEFAULT VALUES;
 -- A snapshot that was taken before a segment was known to be drained sees these events neither in the index nor, when
 -- the segment has been emptied, in the outbox. It knows an older count than the sequence has. While a lost table was not
 -- filled again, nothing sees all of them.
-CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF (SELECT s.emptied FROM @store.outbox_state s) < (SELECT e.last_value FROM @store.outbox_emptied e) THEN
         IF (SELECT s.awaits IS NOT NULL FROM @store.outbox_state s) THEN
@@ -94,6 +99,7 @@ CREATE FUNCTION @store.append(
     backlog_max bigint, lock_timeout_ms integer
 ) RETURNS TABLE (verdict text, first_version bigint, stream_version bigint, known bigint)
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp  -- a caller's session may have anything in it
 -- The outbox may have been empty when the plan was cached: never let that mean a sequential scan later.
 SET enable_seqscan = off
 SET jit = off

@@ -57,6 +57,11 @@ JOIN @store.projection_builds b ON b.projection = o.projection AND b.build = o.b
 WHERE o.projection = $1 COLLATE "C" AND o.topic = $2 COLLATE "C" AND o.partition = $3
 ORDER BY o.position DESC LIMIT 1
 
+-- name: is_in_state
+-- Whether a build is what a member takes it for ($3). If so, it stays that until the transaction ends: a switch waits.
+-- Schemas are found by name: who does not ask may write into the read model that has the name now.
+SELECT true FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 AND state = $3 FOR SHARE
+
 -- name: meet
 -- Partitions that were never met, and where to begin in them.
 WITH new AS (
@@ -100,15 +105,18 @@ WHERE a.pid <> pg_backend_pid() AND (a.pid, a.backend_start) IN (
 )
 
 -- name: advance
--- First in a batch's transaction. Only who holds the newest generation of a partition moves it, and only from where it
--- believes it to be. The rows of the partitions stay locked until the batch is in.
-WITH own AS MATERIALIZED (
+-- First in a batch's transaction. Only a member of a build that is in the state that it believes ($11: see is_in_state)
+-- and who holds the newest generation of a partition moves it, and only from where it believes it to be. The rows of the
+-- build and of the partitions stay locked until the batch is in.
+WITH build AS MATERIALIZED (
+    SELECT FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 AND state = $11 FOR SHARE
+), own AS MATERIALIZED (
     SELECT b.topic, b.partition, b.position, b.next_offset, b.upto_position, b.upto_offset, b.events
     FROM @store.projection_partitions p
     JOIN unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
         AS b (topic, partition, generation, position, next_offset, upto_position, upto_offset, events)
         ON p.topic = b.topic COLLATE "C" AND p.partition = b.partition
-    WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.generation = b.generation
+    WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.generation = b.generation AND EXISTS (SELECT FROM build)
     ORDER BY p.topic, p.partition FOR NO KEY UPDATE OF p
 ), left_behind AS (
     DELETE FROM @store.projection_offsets o USING own
@@ -121,10 +129,8 @@ SELECT $1, $2, topic, partition, upto_position, upto_offset, events FROM left_be
 RETURNING topic
 
 -- name: freeze
--- No batch of a build commits from here until this transaction ends.
-SELECT p.topic FROM @store.projection_partitions p
-WHERE p.projection = $1 COLLATE "C" AND p.build = $2
-ORDER BY p.topic, p.partition FOR NO KEY UPDATE
+-- No batch of a build commits from here until this transaction ends, and no partition is claimed: both ask is_in_state.
+SELECT FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 FOR UPDATE
 
 -- name: dismiss
 -- Whoever works on these builds is refused at its next batch, and looks which build is live.

@@ -86,7 +86,7 @@ class _Session:
         self._history = History(settings, store, self._codec)
         self._topics = Topics(settings, plan.categories)
         self._partitions: dict[str, int] = {}
-        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, plan.start)
+        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, build.state, plan.start)
         self._holder: Holder | None = None
         self._applier = Applier(
             plan.name,
@@ -324,7 +324,7 @@ async def opened(
         postgres.pool(settings.dsn, settings.store, name, 2) as store,
         postgres.pool(dsn, settings.store, name, 2) as target,
     ):
-        connection = await postgres.connect(dsn, settings.store, name)
+        connection = await postgres.connect(dsn, settings.store, name, search_path=True)
         try:
             await builds.enter(connection, build.number, build.state)
             yield kind(settings, plan, build, connection, target, store, dsn)
