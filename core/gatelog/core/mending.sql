@@ -91,7 +91,7 @@ FROM (
     FROM own t WHERE t.relkind = 'v'
     UNION ALL
     SELECT 10, g.oid, 'trigger', format('%s.%s', t.relname, g.tgname), t.relname,
-        pg_get_triggerdef(g.oid, true) || g.tgenabled,
+        pg_get_triggerdef(g.oid, true) || g.tgenabled::text,
         pg_get_triggerdef(g.oid, true) || CASE g.tgenabled
             WHEN 'A' THEN format('; ALTER TABLE %I ENABLE ALWAYS TRIGGER %I', t.relname, g.tgname) ELSE '' END,
         format('DROP TRIGGER IF EXISTS %I ON %I', g.tgname, t.relname)

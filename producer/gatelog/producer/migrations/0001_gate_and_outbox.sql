@@ -60,8 +60,22 @@ CREATE TABLE @store.outbox_state (
 INSERT INTO @store.outbox_state DEFAULT VALUES;
 
 -- A snapshot that was taken before a segment was known to be drained sees these events neither in the index nor, when
--- the segment has been emptied, in the outbox. It knows an older count than the sequence has. While a lost table was not
--- filled again, nothing sees all of them.
+-- the segment has been emptied, in the outbox. It knows an older count than the sequence has.
+CREATE FUNCTION @store.check_rotation() RETURNS boolean STABLE LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT greatest(s.emptied, -1 - s.emptied) FROM @store.outbox_state s)
+        < (SELECT e.last_value FROM @store.outbox_emptied e)
+    THEN
+        RAISE 'this snapshot is older than the last rotation of the outbox'
+            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- The same; and while a lost table was not filled again, no snapshot sees all events.
 CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -71,8 +85,7 @@ BEGIN
             RAISE 'a table was lost and made anew; before anything is read or appended, run: gatelog %',
                 (SELECT s.awaits FROM @store.outbox_state s) USING ERRCODE = 'GL001';
         END IF;
-        RAISE 'this snapshot is older than the last rotation of the outbox'
-            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+        RETURN @store.check_rotation();
     END IF;
     RETURN true;
 END
@@ -82,6 +95,10 @@ $$;
 CREATE VIEW @store.pending_events AS
 SELECT stream, version, event_id, type, schema_id, recorded_at, correlation_id, causation_id, traceparent, metadata, data
 FROM @store.outbox WHERE @store.check_snapshot();
+
+-- The same for who fills an index: a lost one, too.
+CREATE VIEW @store.waiting_events AS
+SELECT stream, version, event_id FROM @store.outbox WHERE @store.check_rotation();
 
 -- append: decide a batch of appends and write what is accepted, in one statement of the client.
 --
