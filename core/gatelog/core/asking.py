@@ -4,9 +4,9 @@ What passes is waited out for some seconds: leaders that move, brokers that rest
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka
@@ -76,16 +76,24 @@ def _ask_once(
     futures = admin.list_offsets(missing, isolation_level=level, request_timeout=timeout_s)
     for place, future in futures.items():
         try:
-            found[place.topic, place.partition] = future.result().offset
+            offset = future.result().offset
         except KafkaException as error:
             problem = problem or error
+        else:
+            if offset != OFFSET_INVALID:  # librdkafka's way of saying that the leader did not answer: it is no error
+                found[place.topic, place.partition] = offset
+    if unanswered := {(place.topic, place.partition) for place in missing} - found.keys():
+        _raise(properties, unanswered, problem)
+
+
+def _raise(properties: dict[str, str], unanswered: set[Place], problem: KafkaException | None) -> NoReturn:
+    servers, named = properties.get("bootstrap.servers"), kafka.named(unanswered)
     if problem is None:
-        return
+        raise KafkaUnavailableError(f"Kafka at {servers}: {named}: the broker that leads this does not answer.")
     cause = problem.args[0]
     if cause.code() in _UNKNOWN or cause.code() in kafka.LEADERLESS:
-        named = kafka.named({(place.topic, place.partition) for place in missing} - found.keys())
         raise KafkaUnavailableError(
-            f"Kafka at {properties.get('bootstrap.servers')}: {named}: no broker leads this ({cause.name()}). The "
+            f"Kafka at {servers}: {named}: no broker leads this ({cause.name()}). The "
             "brokers that hold it are down or starting, or the topic is gone."
         ) from problem
     with kafka.translated(properties):
