@@ -23,6 +23,7 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S: Final = 10.0
 _ASK_S: Final = 3.0  # for one try: a broker that is frozen answers none, and another one leads after some seconds
 _AGAIN_S: Final = 0.2
+REPORT_INTERVAL_S: Final = 10.0
 RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
 SOCKET_TIMEOUT_MS: Final = 5_000  # then a broker is taken for frozen, and others are asked; librdkafka waits for 60 s
 
@@ -64,8 +65,15 @@ _AUTHENTICATION: Final = frozenset(
 )
 
 
+_reported: dict[str, float] = {}  # when, by name
+
+
 def _report(error: KafkaError) -> None:
-    _log.warning("kafka.error", error=error.name(), detail=error.str(), fatal=error.fatal())
+    """Log an error of a client, each kind now and then: while a broker is away, every client says so all the time."""
+    now = time.monotonic()
+    if error.fatal() or now - _reported.get(error.name(), -REPORT_INTERVAL_S) >= REPORT_INTERVAL_S:
+        _reported[error.name()] = now
+        _log.warning("kafka.error", error=error.name(), detail=error.str(), fatal=error.fatal())
 
 
 def client_properties(properties: dict[str, str], **own: str | int | bool) -> dict[str, Any]:

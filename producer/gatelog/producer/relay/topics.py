@@ -15,6 +15,7 @@ from gatelog.core import kafka, logs, tail
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, TopicError
 from gatelog.core.settings import Settings
+from gatelog.producer.relay import recovery
 
 _UNBOUNDED: Final = "-1"
 
@@ -54,13 +55,11 @@ class Topics:
         prefix = topic_of(self._settings.store, "")
         found = kafka.metadata_of(self._admin, self._properties)
         topics = {
-            name: topic.partitions for name, topic in found.items() if name.startswith(prefix) if topic.partitions
+            name: topic.partitions for name, topic in found.items() if name.startswith(prefix) and topic.partitions
         }
         self._known = {name: len(partitions) for name, partitions in topics.items()}
         self._replicas = {
-            name: min(len(each.replicas) for each in partitions.values())
-            for name, partitions in topics.items()
-            if partitions
+            name: min(len(each.replicas) for each in partitions.values()) for name, partitions in topics.items()
         }
         for name, count in self._known.items():
             if (before := self.partitions.setdefault(name, count)) != count:
@@ -72,13 +71,9 @@ class Topics:
                 )
         return dict(self._known)
 
-    def ends(self) -> tail.Offsets:
-        """Return the next offset of every partition of the topics that are known.
-
-        Raises:
-            KafkaUnavailableError: no answer in time.
-        """
-        return tail.ends_of(self._properties, self._known)
+    def compared(self, seen: tail.Ends) -> tail.Ends:
+        """Return the ends of the topics that are known; see ``recovery.compared``."""
+        return recovery.compared(self._properties, self._known, seen)
 
     def knows(self, categories: Iterable[str]) -> bool:
         """Say whether the topics of ``categories`` are known to exist, and checked; asks nobody."""
