@@ -103,6 +103,9 @@ async def test_the_coordinator_of_transactions_freezes(
                 coordinator = await asyncio.to_thread(brokers.leader_of, TRANSACTIONS)
                 brokers.freeze(coordinator)
                 try:
+                    asked = {topic_of(replicated.store, "Note"): 3, TRANSACTIONS: 1}
+                    ends = await asyncio.to_thread(tail.ends_of, replicated.kafka_properties, asked)
+                    assert min(min(each) for each in ends.values()) >= 0, "no answer was taken for one"
                     await row.moves(300, timeout_s=FROZEN_MAX_S)
                 finally:
                     brokers.thaw(coordinator)

@@ -4,9 +4,9 @@ What passes is waited out for some seconds: leaders that move, brokers that rest
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, NoReturn, TypeAlias
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import kafka
@@ -98,16 +98,23 @@ def _ask_once(
     for place, future in futures.items():
         try:
             answer = future.result()
-            found[place.topic, place.partition] = End(answer.offset, answer.leader_epoch)
         except KafkaException as error:
             problem = problem or error
+        else:
+            if answer.offset != OFFSET_INVALID:  # so librdkafka says that the leader did not answer: it is no error
+                found[place.topic, place.partition] = End(answer.offset, answer.leader_epoch)
+    if unanswered := {(place.topic, place.partition) for place in missing} - found.keys():
+        _raise(properties, unanswered, problem)
+
+
+def _raise(properties: dict[str, str], unanswered: set[Place], problem: KafkaException | None) -> NoReturn:
+    servers, named = properties.get("bootstrap.servers"), kafka.named(unanswered)
     if problem is None:
-        return
+        raise KafkaUnavailableError(f"Kafka at {servers}: {named}: the broker that leads this does not answer.")
     cause = problem.args[0]
     if cause.code() in _UNKNOWN or cause.code() in kafka.LEADERLESS:
-        named = kafka.named({(place.topic, place.partition) for place in missing} - found.keys())
         raise KafkaUnavailableError(
-            f"Kafka at {properties.get('bootstrap.servers')}: {named}: no broker leads this ({cause.name()}). The "
+            f"Kafka at {servers}: {named}: no broker leads this ({cause.name()}). The "
             "brokers that hold it are down or starting, or the topic is gone."
         ) from problem
     with kafka.translated(properties):

@@ -55,13 +55,11 @@ class Topics:
         prefix = topic_of(self._settings.store, "")
         found = kafka.metadata_of(self._admin, self._properties)
         topics = {
-            name: topic.partitions for name, topic in found.items() if name.startswith(prefix) if topic.partitions
+            name: topic.partitions for name, topic in found.items() if name.startswith(prefix) and topic.partitions
         }
         self._known = {name: len(partitions) for name, partitions in topics.items()}
         self._replicas = {
-            name: min(len(each.replicas) for each in partitions.values())
-            for name, partitions in topics.items()
-            if partitions
+            name: min(len(each.replicas) for each in partitions.values()) for name, partitions in topics.items()
         }
         for name, count in self._known.items():
             if (before := self.partitions.setdefault(name, count)) != count:
