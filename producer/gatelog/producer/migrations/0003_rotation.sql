@@ -23,6 +23,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;  -- somebody else is at it
     END IF;
+    IF @store.restored() THEN
+        RETURN NULL;  -- what is written of transactions and segments is another cluster's: first `gatelog reconcile`
+    END IF;
 
     IF state.drained_at IS NOT NULL THEN
         IF state.drained_at > clock_timestamp() - snapshot_age_max AND EXISTS (
