@@ -1,42 +1,24 @@
 """A relay behind a real PgBouncer: in transaction mode it says so, polls, and leads by a lease."""
 
 import asyncio
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import time
+from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
-from support.pgbouncer import pgbouncer
+from support.pgbouncer import answers, pooled
 from support.running import running
 from support.trial import Row, busy, judge, relay
-from support.waiting import until
 
+from gatelog.console.store import initialise
+from gatelog.core.errors import SettingsError
 from gatelog.core.settings import Settings
+from gatelog.indexer import Indexer
 from gatelog.producer import Producer
+from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.producer.relay.relay import SILENCE_MAX_S
-
-
-@contextmanager
-def pooled(settings: Settings, mode: str) -> Iterator[Settings]:
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which only its owner may enter
-        Path(folder).chmod(0o755)
-        with pgbouncer(Path(folder) / "pgbouncer", settings.dsn, mode) as dsn:
-            yield settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
-
-
-async def answers(settings: Settings) -> None:
-    async def does_answer() -> bool:
-        try:
-            await (await asyncpg.connect(settings.dsn)).close()
-        except OSError:
-            return False
-        return True
-
-    await until(does_answer, "PgBouncer answers")
+from gatelog.reader import Reader
 
 
 async def test_transaction_mode_is_said_and_the_relay_polls(
@@ -121,13 +103,40 @@ async def test_session_mode_works_and_the_active_relay_is_not_taken_for_frozen(
 async def silence(settings: Settings) -> float:
     """Watch for longer than a silence may be; return the longest one that was seen."""
     connection = await asyncpg.connect(settings.dsn)
-    query = f"SELECT extract(epoch FROM clock_timestamp() - beat_at)::float FROM {settings.store}.relay_lease"
-    longest = 0.0
+    query = f"SELECT holder, beat FROM {settings.store}.relay_lease"
+    longest, seen = 0.0, None
     try:
-        deadline = asyncio.get_running_loop().time() + SILENCE_MAX_S + 2
-        while asyncio.get_running_loop().time() < deadline:
-            longest = max(longest, await connection.fetchval(query))
+        since = began = time.monotonic()
+        while time.monotonic() < began + SILENCE_MAX_S + 2:
+            if (found := await connection.fetchrow(query)) != seen:
+                since, seen = time.monotonic(), found
+            longest = max(longest, time.monotonic() - since)
             await asyncio.sleep(0.1)  # it is the time that is watched
     finally:
         await connection.close()
     return longest
+
+
+async def test_statement_mode_is_refused_by_everybody(settings: Settings) -> None:
+    """A session is lent for one statement there: nothing of ours can work, and everybody says so at once."""
+
+    async def opened(manager: AbstractAsyncContextManager[object]) -> None:
+        async with manager:
+            pass
+
+    with pooled(settings, "statement") as through:
+        await answers(through)
+        async with asyncpg.create_pool(through.dsn, min_size=1, max_size=1, statement_cache_size=0) as pool:
+            before = await pool.fetchval("SHOW lock_timeout")
+            stop = asyncio.Event()
+            for attempt in (
+                initialise(through),
+                opened(Producer.connect(through)),
+                opened(Reader.connect(through)),
+                Relay(through).run(stop),
+                OutboxKeeper(through).run(stop),
+                Indexer(through).run(stop),
+            ):
+                with pytest.raises(SettingsError, match="pool_mode = statement"):
+                    await asyncio.wait_for(attempt, 30)
+            assert await pool.fetchval("SHOW lock_timeout") == before, "nothing was left in a session of others"

@@ -101,7 +101,9 @@ def _show(store: str, found: Findings, *, applied: bool, file: str | None) -> No
         "in Kafka": f"up to position {found.kafka_position:,}",
     }
     if found.restored:
-        facts["restored"] = "the tables come from a dump: transaction ids began anew"
+        facts["restored"] = (
+            "tables come from a dump, or were lost and made anew: what they say of Kafka means nothing"
+        )
     if found.lost:
         facts["only in Kafka"] = f"{found.lost:,} events, {_some(found.lost_examples)}"
     if found.tick_lacks:

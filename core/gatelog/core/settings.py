@@ -6,9 +6,9 @@ Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``sec
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -28,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gatelog.core import dsns
 from gatelog.core.domain import check_store_name
 from gatelog.core.errors import SettingsError
 
@@ -36,6 +37,11 @@ ENDPOINTS_FILE: Final = "endpoints.toml"
 SHARDS_MAX: Final = 64
 _ENVELOPE_BYTES_MAX: Final = 8 * 1024  # stream id (as key and header), type, trace context, ids, framing
 _KAFKA_PREFIX: Final = "GATELOG_KAFKA_"
+_SERVICE: Final = "_SERVICE_HOST"
+# What Kubernetes sets in every pod for a service, which may well be called gatelog-kafka.
+_OF_SERVICE: Final = re.compile(
+    r"_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
 _UNDERSCORED: Final = frozenset({"log_level"})  # the librdkafka properties that are spelt with "_", not "."
 
 
@@ -48,12 +54,18 @@ class KafkaEnvironment(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Return ``{"kafka": properties}``, or nothing when the environment has none."""
+        services = [name.removesuffix(_SERVICE) for name in os.environ if name.endswith(_SERVICE)]
         found = {
             _property(name.removeprefix(_KAFKA_PREFIX)): value
             for name, value in os.environ.items()
-            if name.startswith(_KAFKA_PREFIX)
+            if name.startswith(_KAFKA_PREFIX) and not any(_is_of_service(name, service) for service in services)
         }
         return {"kafka": found} if found else {}
+
+
+def _is_of_service(name: str, service: str) -> bool:
+    """Say whether Kubernetes has set a variable for a service, of which it has set ``…_SERVICE_HOST`` too."""
+    return name.startswith(service) and _OF_SERVICE.fullmatch(name, len(service)) is not None
 
 
 def _property(name: str) -> str:
@@ -200,7 +212,7 @@ class Settings(BaseSettings):
                 "No Postgres is configured. Start one with `gatelog up`, or set GATELOG_POSTGRES_DSN "
                 f"or postgres_dsn in {SETTINGS_FILE}."
             )
-        return _checked_dsn("The Postgres DSN", self.postgres_dsn)
+        return dsns.check("The Postgres DSN (postgres_dsn)", self.postgres_dsn.get_secret_value())
 
     @property
     def shard_dsns(self) -> tuple[str, ...]:
@@ -209,7 +221,10 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: one of them is not a DSN.
         """
-        return tuple(_checked_dsn(f"index_dsns: number {n}", dsn) for n, dsn in enumerate(self.index_dsns))
+        return tuple(
+            dsns.check(f"index_dsns: number {n}", secret.get_secret_value())
+            for n, secret in enumerate(self.index_dsns)
+        )
 
     @property
     def kafka_properties(self) -> dict[str, str]:
@@ -229,13 +244,6 @@ class Settings(BaseSettings):
     def record_bytes_max(self) -> int:
         """What the Kafka record of the largest legal event takes, headers and framing included."""
         return self.event_bytes_max + self.metadata_bytes_max + _ENVELOPE_BYTES_MAX
-
-
-def _checked_dsn(what: str, secret: SecretStr) -> str:
-    dsn = secret.get_secret_value()
-    if urlsplit(dsn).scheme not in {"postgres", "postgresql"}:
-        raise SettingsError(f"{what} must look like postgresql://user:password@host:port/database.")
-    return dsn
 
 
 def _explain(error: ValidationError) -> str:

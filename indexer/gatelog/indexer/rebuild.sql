@@ -106,7 +106,9 @@ WHERE t.attrelid = '@store.events'::regclass AND NOT t.attisdropped
 
 -- name: triggers
 -- Those of the live table; the fresh one has them under the same names, with functions of its own schema.
-SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid) AS ddl
+SELECT format('DROP TRIGGER IF EXISTS %I ON @fresh.events', t.tgname) AS drop, pg_get_triggerdef(t.oid)
+    || CASE t.tgenabled WHEN 'A' THEN format('; ALTER TABLE @store.events ENABLE ALWAYS TRIGGER %I', t.tgname) ELSE '' END
+    AS ddl
 FROM pg_trigger t WHERE t.tgrelid = '@store.events'::regclass AND NOT t.tgisinternal
 
 -- name: views
@@ -142,8 +144,7 @@ ALTER TABLE @fresh.events SET SCHEMA @store
 -- name: take_over
 -- Where the fresh index stands. The live one's offsets are at or below its.
 DELETE FROM @store.index_offsets;
-INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT topic, partition, next_offset FROM @fresh.index_offsets;
+INSERT INTO @store.index_offsets SELECT * FROM @fresh.index_offsets;
 DELETE FROM @store.index_topics;
 INSERT INTO @store.index_topics (topic, topic_id) SELECT topic, topic_id FROM @fresh.index_topics;
 DELETE FROM @store.index_frontier_log;

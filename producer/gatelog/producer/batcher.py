@@ -74,6 +74,15 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
 
+    def abandon(self) -> None:
+        """End what is under way, and answer nobody any more."""
+        for task in self._running:
+            task.cancel()
+        for waiting in self._open:
+            waiting.answer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         while self._open and (self._open[0].answer.done() or self._open[0].deadline <= loop.time()):

@@ -30,7 +30,7 @@ class Findings:
     position: int
     pending: int  # events of the tick whose outcome the relay had not recorded
     kafka_position: int
-    restored: bool  # the tables come from a dump
+    restored: bool  # tables come from a dump, or were made anew
     tick_lacks: int  # events of the pending tick that are nowhere
     lost: int  # events that Kafka holds and Postgres does not
     lost_examples: Sequence[Streak]

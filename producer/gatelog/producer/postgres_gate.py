@@ -153,8 +153,8 @@ class PostgresGate:
         try:
             verdicts = await self._decide(connection, batch, patient=patient)
         except BaseException as error:
-            if not isinstance(error, asyncpg.PostgresError):
-                connection.terminate()  # who knows what it was doing
+            if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                connection.terminate()  # who knows what it was doing; or it leads to a standby
             await self._pool.release(connection)
             raise
         self._free.append(connection)

@@ -3,26 +3,26 @@
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
 SET plan_cache_mode = force_generic_plan;
-SET jit = off;
-SET default_transaction_isolation = 'read committed'
+SET jit = off
 
 -- name: try_lock
 -- One active relay a store; standbys try again. A session lock: it ends with the connection. The first sign of life
 -- comes with it, so that nobody who holds it can freeze before.
-UPDATE @store.relay_lease SET holder = $1, pid = pg_backend_pid(), beat_at = clock_timestamp()
+UPDATE @store.relay_lease SET holder = $1, pid = pg_backend_pid(), beat = beat + 1
 WHERE pg_try_advisory_lock(hashtextextended('@store:relay', 0))
 RETURNING holder
 
+-- name: lease
+SELECT holder, beat FROM @store.relay_lease
+
 -- name: try_lease
--- Without a session there is no lock: who leads has said so within the last $2 seconds. One who believes so wrongly, or
--- is replaced by a relay that has the lock, finds out at its next sign of life; until then it is refused by its epoch
--- and by Kafka.
-UPDATE @store.relay_lease SET holder = $1, pid = 0, beat_at = clock_timestamp()
-WHERE beat_at < clock_timestamp() - make_interval(secs => $2)
-RETURNING holder
+-- Without a session there is no lock: who leads counts on, and $2 is where the count stood still. One who believes wrongly
+-- that it leads, or is replaced by a relay that has the lock, finds out at its next sign of life; until then it is refused
+-- by its epoch and by Kafka.
+UPDATE @store.relay_lease SET holder = $1, pid = 0, beat = beat + 1 WHERE beat = $2 RETURNING holder
 
 -- name: end_lease
-UPDATE @store.relay_lease SET beat_at = '-infinity' WHERE holder = $1
+UPDATE @store.relay_lease SET holder = '', beat = beat + 1 WHERE holder = $1
 
 -- name: take_over
 -- From here on, a relay of an older epoch can fix no tick. What it has fixed is read in a statement of its own, whose
@@ -34,24 +34,24 @@ UPDATE @store.relay_leader SET epoch = epoch + 1
 SELECT *, @store.restored() AS restarted FROM @store.relay
 
 -- name: beat
-UPDATE @store.relay_lease SET beat_at = clock_timestamp() WHERE holder = $1 RETURNING holder
+UPDATE @store.relay_lease SET beat = beat + 1 WHERE holder = $1 RETURNING holder
 
 -- name: evict
--- End the session of an active relay that has not said for $1 seconds that it is alive. What it may still do when
--- it wakes up is refused by its epoch, and by Kafka.
+-- End the session of an active relay whose count has stood still at $1 for too long. What it may still do when it wakes
+-- up is refused by its epoch, and by Kafka.
 WITH frozen AS MATERIALIZED (  -- first who it is: a planner may call a function before it has looked at all conditions
     SELECT r.holder, l.pid
     FROM @store.relay_lease r, pg_locks l
     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
         AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended('@store:relay', 0)
-        AND l.pid = r.pid AND r.beat_at < clock_timestamp() - make_interval(secs => $1)
+        AND l.pid = r.pid AND r.beat = $1
 )
 SELECT f.holder FROM frozen f WHERE pg_terminate_backend(f.pid)
 
 -- name: mark
 -- "is_awaited": a rotation of the outbox waits to see stored that everything before it is published.
-SELECT m.last_id, m.xid, m.snapshot, s.cut_xid > r.done_xid AS is_awaited
+SELECT m.last_id, m.xid, m.snapshot, NOT pg_visible_in_snapshot(s.cut_xid, r.done_snapshot) AS is_awaited
 FROM @store.mark() m, @store.outbox_state s, @store.relay r
 
 -- name: due
@@ -98,15 +98,16 @@ WHERE d.total - d.size < $4::bigint
 ORDER BY d.id
 
 -- name: fix
--- Store where the relay stands, a pending tick included, if no other relay has taken over. $14: what this replaces.
+-- Store where the relay stands, a pending tick included, if no other relay has taken over, and the row that this one
+-- replaces, $14, is there: commits may have been lost, and it with them.
 WITH own AS MATERIALIZED (
     SELECT FROM @store.relay_leader WHERE epoch = $1 FOR NO KEY UPDATE
 ), replaced AS (
-    DELETE FROM @store.relay_log WHERE revision = $14 AND EXISTS (SELECT FROM own)
+    DELETE FROM @store.relay_log WHERE revision = $14 AND EXISTS (SELECT FROM own) RETURNING revision
 )
 INSERT INTO @store.relay_log (tick, position, done_id, done_xid, done_snapshot, upto_id, upto_xid, upto_snapshot,
     after_id, pending_last_id, pending_events, pending_ends_interval)
-SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 FROM own
+SELECT $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13 FROM replaced
 RETURNING revision
 
 -- name: checked

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import asyncpg
 
-from gatelog.core import postgres
+from gatelog.core import dsns, postgres
 from gatelog.core.errors import IndexPlaceError, SettingsError, StoreNotInitialisedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -97,7 +97,7 @@ async def check_shard(connection: postgres.Connection, settings: Settings, numbe
     if not (await tables(connection, settings.store)).is_pinned:
         raise IndexPlaceError(
             settings.store,
-            f"the database {postgres.where(settings.shard_dsns[number])}, index_dsns number {number}, has no tables "
+            f"the database {dsns.where(settings.shard_dsns[number])}, index_dsns number {number}, has no tables "
             "of it. Run `gatelog init`. If that database was lost, indexers fill a new one: see docs/scaling.md.",
         )
     await _checked(connection, settings, number, key)
@@ -167,7 +167,7 @@ async def _checked(connection: postgres.Connection, settings: Settings, number: 
 def _compare(row: asyncpg.Record, settings: Settings, number: int | None, key: UUID | None) -> None:
     shards = len(settings.shard_dsns)
     dsn = settings.dsn if number is None else settings.shard_dsns[number]
-    what = f"the database {postgres.where(dsn)}"
+    what = f"the database {dsns.where(dsn)}"
     if key is not None and row["store_key"] != key:
         raise IndexPlaceError(
             settings.store,

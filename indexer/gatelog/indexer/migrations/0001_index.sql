@@ -28,22 +28,21 @@ CREATE TRIGGER events_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @stor
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 
 -- payload_number, payload_text: a field of a payload, to compare it. Queries and the indexes on fields say it with these,
--- so that one fits the other; plain SQL of one expression, so that the planner looks through it.
+-- so that one fits the other; plain SQL of one expression, so that the planner looks through it, and RETURN, so that its
+-- names mean what they mean now.
 --
 -- A number, which JSON holds as a number, or as text if it is a decimal. Null if it is none.
 CREATE FUNCTION @store.payload_number(data jsonb, path text[]) RETURNS numeric
-IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
-    SELECT CASE jsonb_typeof(data #> path)
-        WHEN 'number' THEN (data #> path)::numeric
-        WHEN 'string' THEN
-            CASE WHEN data #>> path ~ '^-?[0-9]{1,100}([.][0-9]{1,100})?$' THEN (data #>> path)::numeric END
-    END
-$$;
+IMMUTABLE PARALLEL SAFE LANGUAGE sql
+RETURN CASE jsonb_typeof(data #> path)
+    WHEN 'number' THEN (data #> path)::numeric
+    WHEN 'string' THEN
+        CASE WHEN data #>> path ~ '^-?[0-9]{1,100}([.][0-9]{1,100})?$' THEN (data #>> path)::numeric END
+END;
 -- The beginning of a text: an entry of an index must fit into its page. Compare it under COLLATE "C".
 CREATE FUNCTION @store.payload_text(data jsonb, path text[]) RETURNS text
-IMMUTABLE PARALLEL SAFE LANGUAGE sql AS $$
-    SELECT left(data #>> path, 200)
-$$;
+IMMUTABLE PARALLEL SAFE LANGUAGE sql
+RETURN left(data #>> path, 200);
 
 -- What other parts may read of it.
 CREATE VIEW @store.indexed_events AS SELECT * FROM @store.events;
@@ -61,12 +60,14 @@ CREATE TABLE @store.index_offsets (
     topic text COLLATE "C" NOT NULL,
     partition integer NOT NULL,
     next_offset bigint NOT NULL,
+    leader_epoch integer,    -- of the record before it: Kafka tells by it whether that is there still; null: not known
     PRIMARY KEY (topic, partition, next_offset)
 );
 
 -- The same for other parts. An offset is committed together with the rows of everything before it.
 CREATE VIEW @store.indexed_offsets AS
-SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition;
+SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
+FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC;
 
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
 CREATE TABLE @store.unreadable_records (
@@ -90,6 +91,7 @@ CREATE VIEW @store.index_frontier AS SELECT position FROM @store.index_frontier_
 -- advance_frontier: walk on while positions follow each other without a gap; steps double, so that a gap at the
 -- front costs one short look. Waits for a session that advances at the same time: it may not have seen our rows.
 CREATE FUNCTION @store.advance_frontier() RETURNS bigint LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off
 SET jit = off
 AS $$

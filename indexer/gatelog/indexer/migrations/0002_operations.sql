@@ -19,7 +19,9 @@ CREATE TABLE @store.index_topics (
 );
 
 -- Events never change. One thing that follows from them may come late: the jsonb of a payload whose schema was missing.
-CREATE FUNCTION @store.refuse_all_but_missing_json() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.refuse_all_but_missing_json() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     unchanged record := NEW;
 BEGIN
@@ -36,3 +38,5 @@ CREATE TRIGGER events_are_not_removed BEFORE DELETE OR TRUNCATE ON @store.events
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 CREATE TRIGGER events_are_immutable BEFORE UPDATE ON @store.events
     FOR EACH ROW EXECUTE FUNCTION @store.refuse_all_but_missing_json();
+-- In a session that replicates, too.
+ALTER TABLE @store.events ENABLE ALWAYS TRIGGER events_are_not_removed, ENABLE ALWAYS TRIGGER events_are_immutable;

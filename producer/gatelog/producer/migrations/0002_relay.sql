@@ -3,7 +3,7 @@ CREATE TABLE @store.relay_leader (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     epoch bigint NOT NULL DEFAULT 0,             -- a take-over bumps it; a relay of an older epoch is refused
     checked_position bigint NOT NULL DEFAULT 0,  -- Kafka was seen to hold exactly this position…
-    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [next offset of each partition]}
+    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [[next offset, leader epoch] of each partition]}
 );
 INSERT INTO @store.relay_leader DEFAULT VALUES;
 
@@ -36,14 +36,15 @@ CREATE VIEW @store.relay AS
 SELECT r.epoch, r.checked_position, r.checked_offsets, l.*
 FROM @store.relay_leader r, LATERAL (SELECT * FROM @store.relay_log ORDER BY revision DESC LIMIT 1) l;
 
--- The active relay says here, every second, that it is alive. A lock is held by the frozen, too.
+-- The active relay says here, every second, that it is alive: by counting on. How long a count stands still is measured by
+-- who watches it: the clock of this server may be set. A lock is held by the frozen, too.
 CREATE TABLE @store.relay_lease (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    holder text NOT NULL,                        -- host and process
+    holder text NOT NULL,                        -- host and process; '': nobody
     pid integer NOT NULL,                        -- of its session in Postgres
-    beat_at timestamptz NOT NULL
+    beat bigint NOT NULL
 );
-INSERT INTO @store.relay_lease (holder, pid, beat_at) VALUES ('', 0, '-infinity');
+INSERT INTO @store.relay_lease (holder, pid, beat) VALUES ('', 0, 0);
 
 -- mark: a snapshot, and what is needed to find later what it did not see.
 --

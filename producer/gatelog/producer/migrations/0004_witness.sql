@@ -10,7 +10,18 @@ CREATE TABLE @store.restore_witness (
 );
 INSERT INTO @store.restore_witness DEFAULT VALUES;
 
--- restored: whether transaction ids in the store's rows are those of another cluster, or of another time.
-CREATE FUNCTION @store.restored() RETURNS boolean STABLE LANGUAGE sql AS $$
-    SELECT NOT EXISTS (SELECT FROM @store.restore_witness w WHERE w.xmin = w.xid::xid);
+-- restored: whether transaction ids in the store's rows are those of another cluster, or of another time; or whether
+-- tables that the relay goes by were lost and made anew.
+CREATE FUNCTION @store.restored() RETURNS boolean STABLE LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT EXISTS (SELECT FROM @store.restore_witness w WHERE w.xmin = w.xid::xid)
+        OR EXISTS (SELECT FROM @store.outbox_state s WHERE s.awaits = 'reconcile --apply');
 $$;
+
+-- Immutable in a session that replicates, too: see 0003_rotation.sql.
+ALTER TABLE @store.outbox ENABLE ALWAYS TRIGGER outbox_is_immutable;
+ALTER TABLE @store.outbox_0 ENABLE ALWAYS TRIGGER outbox_0_is_immutable,
+    ENABLE ALWAYS TRIGGER outbox_0_is_not_emptied_early;
+ALTER TABLE @store.outbox_1 ENABLE ALWAYS TRIGGER outbox_1_is_immutable,
+    ENABLE ALWAYS TRIGGER outbox_1_is_not_emptied_early;

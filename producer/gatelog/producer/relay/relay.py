@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -86,17 +87,19 @@ class Relay:
 
         A connection without a session cannot hold the lock: the lease alone tells then.
         """
-        lent, told = postgres.is_lent(connection), False
-        claim = (
-            (self._sql["try_lease"], self._holder, SILENCE_MAX_S) if lent else (self._sql["try_lock"], self._holder)
-        )
+        lent, told, lease = postgres.is_lent(connection), False, _Lease()
         while not stop.is_set():
-            if await connection.fetchval(*claim):
+            beat = lease.silent(await connection.fetchrow(self._sql["lease"]))
+            if lent:
+                leads = beat is not None and await connection.fetchval(self._sql["try_lease"], self._holder, beat)
+            else:
+                leads = await connection.fetchval(self._sql["try_lock"], self._holder)
+            if leads:
                 return True
             if not told:
                 _log.info("relay.standing_by")
                 told = True
-            if not lent and (frozen := await connection.fetchval(self._sql["evict"], SILENCE_MAX_S)):
+            if not lent and beat is not None and (frozen := await connection.fetchval(self._sql["evict"], beat)):
                 _log.warning("relay.evicted", holder=frozen, silent_for_s=SILENCE_MAX_S)
                 continue
             await services.wait_any(STANDBY_INTERVAL_S, stop)
@@ -119,7 +122,7 @@ class Relay:
     async def _let_go(self, connection: postgres.Connection) -> None:
         """End the lease where there is no lock."""
         if postgres.is_lent(connection):
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # it would run out anyway
+            with suppress(*postgres.FAILED):  # it would run out anyway
                 await connection.execute(self._sql["end_lease"], self._holder)
 
     async def _beat(self) -> None:
@@ -131,3 +134,19 @@ class Relay:
                 await asyncio.sleep(BEAT_INTERVAL_S)
         finally:
             connection.terminate()
+
+
+class _Lease:
+    """How long the active relay's count stands still, by our own clock: nobody sets that one."""
+
+    def __init__(self) -> None:
+        self._seen: asyncpg.Record | None = None
+        self._since = 0.0
+
+    def silent(self, now: asyncpg.Record | None) -> int | None:
+        """Return the count if it has stood still for too long, or if nobody counts."""
+        assert now is not None
+        if now != self._seen:
+            self._seen, self._since = now, time.monotonic()
+        silent = not now["holder"] or time.monotonic() - self._since > SILENCE_MAX_S
+        return int(now["beat"]) if silent else None

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services
+from gatelog.core import dsns, logs, postgres, services
 from gatelog.core.sql import queries
 
 SELF_TEST_TIMEOUT_S: Final = 5.0
@@ -28,18 +28,15 @@ async def connect(dsn: str, store: str) -> postgres.Connection:
         PostgresUnavailableError: no answer within 10 s.
         SettingsError: Postgres refused the user or the database.
     """
-    connection = await postgres.connect(dsn, store, "gatelog relay")
-    try:
-        with postgres.translated(store, dsn):
-            if await _is_own(connection, store, dsn):
-                return connection
-    except BaseException:
-        connection.terminate()
-        raise
+    connection = await postgres.connect_to_look(dsn, store, "gatelog relay")
+    with postgres.terminated_unless_well(connection), postgres.translated(store, dsn):
+        if await _is_own(connection, store, dsn):
+            await postgres.settle(connection)
+            return connection
     connection.terminate()
     _log.warning(
         "relay.pooled",
-        postgres=postgres.where(dsn),
+        postgres=dsns.where(dsn),
         hint="A pooler in transaction mode: notifications do not arrive, so the relay polls (poll_interval_s). It "
         "leads by a lease instead of a lock. A DSN that goes to Postgres directly is faster.",
     )
@@ -63,7 +60,7 @@ async def _hears(connection: postgres.Connection, store: str, dsn: str) -> bool:
         heard.set()
 
     await connection.add_listener(channel, ring)
-    other = await postgres.connect(dsn, store, "gatelog relay, self-test")
+    other = await postgres.connect_to_look(dsn, store, "gatelog relay, self-test")
     try:
         await other.execute(f'NOTIFY "{channel}"')
         await services.wait_any(SELF_TEST_TIMEOUT_S, heard)

@@ -79,7 +79,7 @@ class Ticks:
     async def prepare(self) -> None:
         """Set a new connection up."""
         if postgres.is_lent(self._connection):
-            self._connection.local_settings = self._sql["session"].replace("SET ", "SET LOCAL ")
+            self._connection.set_locally(self._sql["session"].replace("SET ", "SET LOCAL "))
         else:
             await self._connection.execute(self._sql["session"])
         # Text of a time is made from microseconds, a second's once: as datetime it is what costs most of a record.
@@ -99,8 +99,8 @@ class Ticks:
         assert row is not None
         if row["restarted"]:
             raise LogMismatchError(
-                f"Store {self._settings.store!r}: its tables were restored from a dump. Transaction ids began anew, "
-                "and what was published cannot be told from them. Nothing was changed."
+                f"Store {self._settings.store!r}: its tables were restored from a dump, or some were lost and made "
+                "anew. What was published cannot be told from them. Nothing was changed."
             )
         self._epoch, self._revision = row["epoch"], row["revision"]
         self._number, self.position = row["tick"], row["position"]
@@ -227,7 +227,10 @@ class Ticks:
             self._revision,
         )
         if revision is None:
-            raise RelayFencedError(f"Epoch {self._epoch} of the relay is over: another relay has taken over.")
+            raise RelayFencedError(
+                f"Epoch {self._epoch} of the relay is over: another relay has taken over, or a failover has lost "
+                "what this one had stored."
+            )
         self._revision = revision
         self._is_stored = True
 

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 import asyncpg
 
-from gatelog.core import logs, migrations, postgres
+from gatelog.core import dsns, logs, migrations, postgres
 from gatelog.core.consumer_errors import ProjectionNotPreparedError, ProjectionReplacedError
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.sql import queries
@@ -57,7 +57,9 @@ class Builds:
     @asynccontextmanager
     async def _deciding(self) -> AsyncIterator[Connection]:
         """Open a transaction in which nobody else decides on builds."""
-        connection = await postgres.connect(self._dsn, self._store, f"gatelog builds {self._projection}")
+        connection = await postgres.connect(
+            self._dsn, self._store, f"gatelog builds {self._projection}", search_path=True
+        )
         try:
             with postgres.translated(self._store, self._dsn):
                 async with connection.transaction():
@@ -65,7 +67,7 @@ class Builds:
                         await connection.execute(self._sql["lock_builds"], self._projection)
                         await connection.execute(f'SELECT FROM "{self._store}".projection_builds LIMIT 0')
                     except (asyncpg.InvalidSchemaNameError, asyncpg.UndefinedTableError) as error:
-                        raise ProjectionNotPreparedError(self._projection, postgres.where(self._dsn)) from error
+                        raise ProjectionNotPreparedError(self._projection, dsns.where(self._dsn)) from error
                     yield connection
         finally:
             await connection.close()
@@ -98,7 +100,7 @@ class Builds:
             builds = await self._all(connection)
             live = next((build for build in builds if build.state == "live"), None)
             if live is None:
-                raise ProjectionNotPreparedError(self._projection, postgres.where(self._dsn))
+                raise ProjectionNotPreparedError(self._projection, dsns.where(self._dsn))
             if live.version == version:
                 return live
             if live.version > version:
@@ -116,7 +118,7 @@ class Builds:
             builds = await self._all(connection)
             newest = max((build.version for build in builds if build.state != "retired"), default=None)
             if newest is None:
-                raise ProjectionNotPreparedError(self._projection, postgres.where(self._dsn))
+                raise ProjectionNotPreparedError(self._projection, dsns.where(self._dsn))
             if newest > version:
                 raise ProjectionReplacedError(self._projection, version, newest)
             return await self._building(connection, builds, version, set_up)
@@ -194,6 +196,7 @@ class Builds:
             await self._drop(connection, build)
 
     async def _drop(self, connection: Connection, build: Build) -> None:
+        await connection.execute(self._sql["freeze"], self._projection, build.number)
         await connection.execute(self._sql["drop_build"], self._projection, build.number)
         if self._schema is not None:
             await connection.execute(

@@ -1,7 +1,9 @@
 -- raise_frontier: the frontier, as somebody knows it who sees more than this database: of several shards, each holds some
 -- of the positions, and cannot walk past those of the others by itself. It walked from "since" on: if the frontier has gone
 -- back meanwhile (a rebuild found it wrong), what it found says nothing.
-CREATE FUNCTION @store.raise_frontier(since bigint, reached bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.raise_frontier(since bigint, reached bigint) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     start bigint;
 BEGIN
