@@ -1,6 +1,7 @@
 """A store's tables, dumped and restored by Postgres' own programs."""
 
 import asyncio
+import io
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,3 +40,21 @@ async def restore(settings: Settings, file: Path) -> None:
     await connection.close()
     options = ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", f"--file={file}"]
     await asyncio.to_thread(_run, "psql", *options, settings.dsn)
+
+
+async def copy_rows(settings: Settings, target: Settings) -> None:
+    """Make the tables of a store in another database hold the same rows; its sequences stay where they are."""
+    store = settings.store
+    source, there = await asyncpg.connect(settings.dsn), await asyncpg.connect(target.dsn)
+    tables = await there.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = $1::regnamespace AND relkind = 'r'", store
+    )
+    for (table,) in tables:
+        rows = io.BytesIO()
+        await source.copy_from_table(table, schema_name=store, output=rows, format="binary")
+        rows.seek(0)
+        await there.execute(f"ALTER TABLE {store}.{table} DISABLE TRIGGER ALL; TRUNCATE {store}.{table} CASCADE")
+        await there.copy_to_table(table, schema_name=store, source=rows, format="binary")
+        await there.execute(f"ALTER TABLE {store}.{table} ENABLE TRIGGER ALL")
+    await source.close()
+    await there.close()

@@ -248,6 +248,8 @@ class Reconciliation:
             self._refuse(found, drops=keep is not None)
             if keep is not None:
                 await self._hand_over(keep)
+            await connection.execute(sql["raise_sequences"])
+            await connection.execute(sql["raise_identities"])
             await connection.execute(sql["take_due"])
             await connection.execute(sql["empty_outbox"])
             await connection.execute(sql["put_published"], mark["snapshot"])

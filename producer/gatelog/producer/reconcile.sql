@@ -162,11 +162,36 @@ LOCK TABLE @store.outbox IN SHARE ROW EXCLUSIVE MODE
 -- name: conflicting
 SELECT o.stream, o.version, o.event_id, o.type, o.recorded_at, o.correlation_id, o.causation_id, o.traceparent,
     o.metadata, o.schema_id, o.data
-FROM @store.outbox o JOIN judged j USING (id) WHERE j.fate = 'conflicting' ORDER BY o.id
+FROM @store.outbox o JOIN judged j USING (event_id) WHERE j.fate = 'conflicting'
+ORDER BY o.xmin = o.txid::xid, o.id
 
 -- name: take_due
+-- Outbox ids repeat where rows were copied into a database that has taken appends of its own: these came later. A row is
+-- its own if it was written by the transaction that it names: see "restored".
 CREATE TEMP TABLE due ON COMMIT DROP AS
-SELECT o.* FROM @store.outbox o JOIN judged j USING (id) WHERE j.fate = 'due'
+SELECT o.*, o.xmin = o.txid::xid AS is_own
+FROM @store.outbox o JOIN judged j USING (event_id) WHERE j.fate = 'due'
+
+-- name: raise_sequences
+-- What copies rows leaves sequences where they were. Above all that is there, they give what nobody has.
+SELECT setval('@store.outbox_id', greatest(s.last_value, t.cut_id, (SELECT max(o.id) FROM @store.outbox o)))
+FROM @store.outbox_id s, @store.outbox_state t
+
+-- name: raise_identities
+DO $$
+DECLARE
+    found record;
+BEGIN
+    FOR found IN
+        SELECT c.oid::regclass AS tab, a.attname AS col, pg_get_serial_sequence(c.oid::regclass::text, a.attname) AS seq
+        FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+        WHERE c.relnamespace = '@store'::regnamespace AND a.attidentity <> '' AND NOT a.attisdropped
+    LOOP
+        EXECUTE format('SELECT setval(%L, greatest(max(%I), pg_sequence_last_value(%L))) FROM %s HAVING max(%I) > 0',
+            found.seq, found.col, found.seq, found.tab, found.col);
+    END LOOP;
+END
+$$
 
 -- name: empty_outbox
 -- By rows, so that a read under an older snapshot still finds them. The trigger refuses that to everybody else.
@@ -198,7 +223,7 @@ FROM (
     SELECT d.stream, d.version, d.event_id, d.type, d.schema_id, d.recorded_at, d.correlation_id, d.causation_id,
         d.traceparent, d.metadata, d.data
     FROM due d
-    ORDER BY d.id
+    ORDER BY d.is_own, d.id
 ) q
 
 -- name: set_gate
@@ -249,7 +274,8 @@ SELECT max(r.tick), $1, $3, $4, $5 FROM replaced r
 -- Kafka now.
 UPDATE @store.outbox_state
 SET segment = (SELECT s.last_value FROM @store.outbox_segment s), cut_xid = '0', drained_position = NULL,
-    drained_at = NULL, emptied = greatest(emptied, -1 - emptied), awaits = NULL
+    drained_at = NULL, cut_id = (SELECT s.last_value FROM @store.outbox_id s),
+    emptied = greatest(emptied, -1 - emptied), awaits = NULL
 
 -- name: set_witness
 UPDATE @store.restore_witness SET xid = pg_current_xact_id()

@@ -117,9 +117,15 @@ class PostgresRegistry:
                     raise IncompatibleSchemaError(subject, level, found)
                 if dry_run:
                     return Registration(None, versions[-1].version + 1 if versions else 1, new=True)
-                row = await connection.fetchrow(
-                    self._sql["register"], subject, _text(definition), fingerprint(definition)
-                )
+                try:
+                    row = await connection.fetchrow(
+                        self._sql["register"], subject, _text(definition), fingerprint(definition)
+                    )
+                except asyncpg.UniqueViolationError as error:  # nobody else registers under this lock
+                    raise SchemaError(
+                        f"Store {self._store!r}: schema {subject!r} was given an id that another one has. The tables "
+                        "were copied by rows, and what counts ids was not. Run `gatelog reconcile --apply`."
+                    ) from error
                 assert row is not None
                 return Registration(row["id"], row["version"], new=True)
 

@@ -63,10 +63,10 @@ class IndexCopy:
             while rows := await self._databases.ask(shard, self._sql["since"], since, PAGE_ROWS):
                 await self._put(rows)
                 since = rows[-1]["position"] + 1
-        gate, after = self._databases.gate, 0
+        gate, after = self._databases.gate, None
         while rows := await gate.fetch(self._sql["waiting"], after, PAGE_ROWS):
             await self.copy_like([], [row["event_id"] for row in rows], [], [])
-            after = rows[-1]["id"]
+            after = rows[-1]["event_id"]
         stream = ""
         while rows := await gate.fetch(self._sql["waiting_streams"], stream, PAGE_ROWS):
             await self._copy_from_all("ends", [row["stream"] for row in rows], [row["first"] for row in rows])

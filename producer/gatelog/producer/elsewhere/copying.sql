@@ -57,7 +57,7 @@ JOIN LATERAL (
 
 -- name: waiting
 -- A page of the outbox.
-SELECT o.id, o.event_id FROM @store.outbox o WHERE o.id > $1 ORDER BY o.id LIMIT $2
+SELECT o.event_id FROM @store.outbox o WHERE $1::uuid IS NULL OR o.event_id > $1 ORDER BY o.event_id LIMIT $2
 
 -- name: waiting_streams
 -- A page of the streams in the outbox, and where each begins there.

@@ -23,8 +23,8 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;  -- somebody else is at it
     END IF;
-    IF state.awaits IS NOT NULL THEN
-        RETURN NULL;
+    IF state.awaits IS NOT NULL OR @store.restored() THEN
+        RETURN NULL;  -- what is written of transactions and segments may be another cluster's: `gatelog reconcile` first
     END IF;
 
     IF state.drained_at IS NOT NULL THEN
