@@ -27,7 +27,8 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
 _OF_INDEX = {  # the text says so
-    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records", "index_topics", "cursor_key",
+    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records",
+    "kept_records", "index_topics", "cursor_key",
     "indexed_offsets"
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -59,7 +60,7 @@ async def roles(
         gate = "\n".join(line for line in gate.splitlines() if "only for bulk loads" not in line)
     grants = {settings.dsn: [gate]}
     if settings.index_dsns:
-        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|cursor_key)[^;]*;"
+        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|kept_records|cursor_key)[^;]*;"
         grants = {settings.dsn: [re.sub(replaced, _without_index, gate), more], settings.shard_dsns[0]: [index]}
     async with connected(settings.dsn) as connection:
         for role in ("app", "worker"):
@@ -172,7 +173,6 @@ def _refused(store: str) -> list[str]:
         f"UPDATE {store}.streams SET stream = 'Note-2'",
         f"INSERT INTO {store}.outbox ({columns}, txid) VALUES ({values}, '3')",
         f"INSERT INTO {store}.events (position) VALUES (1)",
-        f"INSERT INTO {store}.schemas (id, subject, version) OVERRIDING SYSTEM VALUE VALUES (7, 'x', 1)",
         f"SELECT {store}.rotate_outbox(1, '0s')",
         f"ALTER TABLE {store}.outbox DISABLE TRIGGER ALL",
         f"DROP FUNCTION {store}.check_snapshot() CASCADE",

@@ -111,7 +111,7 @@ async def _set_up(connection: Connection) -> None:
 
 @pytest.fixture
 async def rebuilding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rebuilding]:
-    async def stepped(dsn: str, *_: object) -> Connection:
+    async def stepped(dsn: str, *_: object, **_more: object) -> Connection:
         return await asyncpg.connect(dsn, connection_class=Stepped)
 
     names = [f"{name}{more}" for name in ("member 1", "member 2", "rebuild") for more in ("", ", claims")]
@@ -139,5 +139,5 @@ async def test_the_explorer_finds_members_that_do_not_ask_for_their_build(
     for name in ("is_in_state", "advance"):
         assert re.search(r"state = \$\d+", sql[name])
         monkeypatch.setitem(sql, name, re.sub(r"state = (\$\d+)", r"\1::text <> ''", sql[name]))
-    with pytest.raises(AssertionError, match="the live read model holds"):
+    with pytest.raises((AssertionError, asyncpg.UndefinedTableError), match=r'the live read model holds|"seen"'):
         await random_orders(rebuilding, rebuilding.control, random.Random(1), 1_000)

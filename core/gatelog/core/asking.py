@@ -4,7 +4,7 @@ What passes is waited out for some seconds: leaders that move, brokers that rest
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
@@ -13,6 +13,14 @@ from gatelog.core import kafka
 from gatelog.core.errors import KafkaUnavailableError
 
 Place: TypeAlias = tuple[str, int]  # topic, partition
+
+
+class End(NamedTuple):
+    """Where a partition ended, and under which leader: an offset alone does not tell one history from another."""
+
+    offset: int
+    epoch: int | None
+
 
 BEGIN: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # annotated incompletely
 END: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call] # annotated incompletely
@@ -41,6 +49,15 @@ def ends(properties: dict[str, str], places: Iterable[Place], *, committed: bool
     return ask(properties, dict.fromkeys(places, END), committed=committed)
 
 
+def stands(properties: dict[str, str], places: Iterable[Place]) -> dict[Place, End]:
+    """Return the end of each partition, with the epoch of the leader that named it.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    return _ask(properties, dict.fromkeys(places, END), committed=False)
+
+
 def ask(
     properties: dict[str, str], asked: Mapping[Place, OffsetSpec], *, committed: bool = False
 ) -> dict[Place, int]:
@@ -50,7 +67,11 @@ def ask(
         KafkaUnavailableError: no answer in time.
         SettingsError: Kafka refused the credentials.
     """
-    found: dict[Place, int] = {}
+    return {place: end.offset for place, end in _ask(properties, asked, committed=committed).items()}
+
+
+def _ask(properties: dict[str, str], asked: Mapping[Place, OffsetSpec], *, committed: bool) -> dict[Place, End]:
+    found: dict[Place, End] = {}
 
     def once(timeout_s: float) -> None:
         missing = {TopicPartition(*place): spec for place, spec in asked.items() if place not in found}
@@ -64,7 +85,7 @@ def ask(
 def _ask_once(
     properties: dict[str, str],
     missing: dict[TopicPartition, OffsetSpec],
-    found: dict[Place, int],
+    found: dict[Place, End],
     *,
     committed: bool,
     timeout_s: float,
@@ -76,7 +97,8 @@ def _ask_once(
     futures = admin.list_offsets(missing, isolation_level=level, request_timeout=timeout_s)
     for place, future in futures.items():
         try:
-            found[place.topic, place.partition] = future.result().offset
+            answer = future.result()
+            found[place.topic, place.partition] = End(answer.offset, answer.leader_epoch)
         except KafkaException as error:
             problem = problem or error
     if problem is None:

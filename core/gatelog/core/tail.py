@@ -1,16 +1,44 @@
 """What Kafka holds between given offsets and its ends. All but ``stream`` blocks: call it off the event loop."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Generator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from gatelog.core import asking, kafka
+from gatelog.core.asking import End
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
+Ends = dict[str, list[End]]  # {"topic": [end of partition 0, of partition 1, …]}
 RecordPlace = tuple[str, int, int]  # topic, partition, offset
 _CHUNK_RECORDS = 5_000
+
+
+def ends_from_json(text: str) -> Ends:
+    """Return what ``ends_as_json`` made."""
+    return {name: [End(*end) for end in each] for name, each in json.loads(text).items()}
+
+
+def ends_as_json(ends: Ends) -> str:
+    """Return ends as they are stored: {"topic": [[next offset, epoch], …]}."""
+    return json.dumps(ends)
+
+
+def offsets_of(ends: Ends) -> Offsets:
+    """Return the offsets alone."""
+    return {name: [end.offset for end in each] for name, each in ends.items()}
+
+
+def stands_of(properties: dict[str, str], topics: Mapping[str, int]) -> Ends:
+    """Return the end of every partition, with the epoch of the leader that named it.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    found = asking.stands(properties, _places(topics))
+    return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
 
 
 def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:

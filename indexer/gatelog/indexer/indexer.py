@@ -11,7 +11,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from gatelog.core import kafka, logs, postgres, services, shards
+from gatelog.core import asking, histories, kafka, logs, postgres, services, shards
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
@@ -167,8 +167,10 @@ class _Session:
         self._settle()
         places = [(p.topic, p.partition) for p in partitions]
         asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
-        self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
-        consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
+        stored = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
+        topics.check_ends(self._properties, stored)
+        self._next = {place: end.offset for place, end in stored.items()}
+        consumer.assign([histories.resume(place, *end) for place, end in stored.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -198,11 +200,11 @@ class _Session:
                 if lost := gone & before:  # a broker that has just started may not know all topics yet
                     raise topics.lost(lost)
 
-    async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
+    async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, asking.End]:
         names, numbers = [topic for topic, _ in places], [p for _, p in places]
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(self._sql["lock_claims"])
             await connection.execute(self._sql["claim_new"], names, numbers)
             rows = await connection.fetch(self._sql["offsets"], names, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
-        return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return {(row["topic"], row["partition"]): asking.End(row["next_offset"], row["leader_epoch"]) for row in rows}

@@ -15,6 +15,7 @@ import asyncpg
 from confluent_kafka import Message
 
 from gatelog.core import kafka, logs, postgres, shards, tail
+from gatelog.core.asking import End
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -202,16 +203,16 @@ class _Rebuild:
         admin = kafka.admin(self._properties)
         found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
         ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
-        try:
-            await topics.claim(self._pool, self._fresh.schema, ids)
-        except LogMismatchError as error:
-            raise RebuildRefusedError(
-                "A topic was deleted and made again since this rebuild began. The live index was not changed. Begin "
-                "anew: gatelog index rebuild --restart"
-            ) from error
         begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
         ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
-        await self._load_offsets(begins)
+        try:
+            await topics.claim(self._pool, self._fresh.schema, ids)
+            await self._load_offsets(begins)
+        except LogMismatchError as error:
+            raise RebuildRefusedError(
+                "A topic was deleted and made again, or lost its end, since this rebuild began. The live index was not "
+                "changed. Begin anew: gatelog index rebuild --restart"
+            ) from error
         starts = {
             name: [max(begin, self._next[name, p]) for p, begin in enumerate(offsets)]
             for name, offsets in begins.items()
@@ -252,7 +253,9 @@ class _Rebuild:
         names, numbers = [name for name, _ in places], [p for _, p in places]
         await self._pool.execute(self._sql["claim_new"], names, numbers)
         rows = await self._pool.fetch(self._sql["offsets"], names, numbers)
-        self._next = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        stored = {(row["topic"], row["partition"]): End(row["next_offset"], row["leader_epoch"]) for row in rows}
+        await asyncio.to_thread(topics.check_ends, self._properties, stored)
+        self._next = {place: end.offset for place, end in stored.items()}
         await self._pool.execute(self._sql["frontier"])  # the last run may have died just before it did
 
     async def _compared(self, after: int, upto: int | None = None) -> str | None:

@@ -144,8 +144,7 @@ ALTER TABLE @fresh.events SET SCHEMA @store
 -- name: take_over
 -- Where the fresh index stands. The live one's offsets are at or below its.
 DELETE FROM @store.index_offsets;
-INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT topic, partition, next_offset FROM @fresh.index_offsets;
+INSERT INTO @store.index_offsets SELECT * FROM @fresh.index_offsets;
 DELETE FROM @store.index_topics;
 INSERT INTO @store.index_topics (topic, topic_id) SELECT topic, topic_id FROM @fresh.index_topics;
 DELETE FROM @store.index_frontier_log;

@@ -5,7 +5,6 @@ holds stays due, unless Kafka has another event in its place.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,16 +13,15 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, tail
+from gatelog.core import histories, migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.shards import shard_of
 from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Ends, Offsets, offsets_of
 from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.findings import Findings, Streak
-from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
@@ -57,7 +55,7 @@ Keep: TypeAlias = Callable[[Sequence[asyncpg.Record]], Awaitable[None]]
 class _Look:
     """What was read from Kafka, apart from the records themselves, which are in a temporary table."""
 
-    ends: Offsets
+    ends: Ends
     shorter: list[str]
     copies: int = 0
     read: int = 0
@@ -144,15 +142,17 @@ class Reconciliation:
         state = await self._connection.fetchrow(self._sql["state"])
         assert state is not None
         self._is_anew = bool(state["is_anew"])
-        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        ends = await asyncio.to_thread(tail.stands_of, self._properties, topics)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
-        seen = (json.loads(state["checked_offsets"]), *indexed)
-        shorter = sorted({short for offsets in seen for short in recovery.shorter(offsets, ends)})
-        self._seen = _Look(ends, shorter)
+        shorter: set[str] = set()
+        for seen in (tail.ends_from_json(state["checked_offsets"]), *indexed):
+            pair = histories.flat(seen), histories.flat(ends)
+            shorter |= set((await asyncio.to_thread(histories.differences, self._properties, *pair)).values())
+        self._seen = _Look(ends, sorted(shorter))
         starts = begins
         self._aside, self._dismissed = await self._index.kept()
         if not shorter:
-            self._indexed = indexed
+            self._indexed = [offsets_of(each) for each in indexed]
             starts = {
                 name: [max(begin, min(self._unread(name, p))) for p, begin in enumerate(offsets)]
                 for name, offsets in begins.items()
@@ -160,7 +160,7 @@ class Reconciliation:
         await self._index.make()
         await self._index.copy(0 if self._is_anew else min((await self._index.state())[0], state["position"]))
         await self._connection.execute(self._sql["make_found"])
-        async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
+        async with aclosing(tail.stream(self._properties, starts, offsets_of(ends))) as chunks:
             async for chunk in chunks:
                 await self._keep(chunk)
         await self._connection.execute(
@@ -208,6 +208,7 @@ class Reconciliation:
                 f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
                 for row in await connection.fetch(sql["clashes"], is_whole)
             ],
+            aside=len(self._aside),
             copies=seen.copies,
             foreign=seen.foreign_total,
             foreign_examples=seen.foreign,
@@ -253,7 +254,7 @@ class Reconciliation:
             await connection.execute(sql["put_due"])
             await self._index.remember()
             await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position, self._is_anew)
-            ends = json.dumps(self._seen.ends)
+            ends = tail.ends_as_json(self._seen.ends)
             at = found.kafka_position
             await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])
             await connection.execute(sql["set_witness"])

@@ -9,9 +9,10 @@ from typing import Final
 
 import asyncpg
 
+from gatelog.core.asking import End
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets, RecordPlace
+from gatelog.core.tail import Ends, RecordPlace
 
 PAGE_ROWS: Final = 10_000
 
@@ -33,15 +34,15 @@ class IndexCopy:
         rows = [row for (row,) in await self._databases.ask_all(self._sql["state"])]
         return min(row["frontier"] for row in rows), max(row["highest"] for row in rows)
 
-    async def offsets(self) -> list[Offsets]:
+    async def offsets(self) -> list[Ends]:
         """Return how far each shard has read each partition."""
-        found: list[Offsets] = []
+        found: list[Ends] = []
         for rows in await self._databases.ask_all(self._sql["offsets"]):
             found.append({})
             for row in rows:
                 offsets = found[-1].setdefault(row["topic"], [])
-                offsets += [0] * (row["partition"] + 1 - len(offsets))
-                offsets[row["partition"]] = row["next_offset"]
+                offsets += [End(0, None)] * (row["partition"] + 1 - len(offsets))
+                offsets[row["partition"]] = End(row["next_offset"], row["leader_epoch"])
         return found
 
     async def kept(self) -> tuple[set[RecordPlace], set[RecordPlace]]:

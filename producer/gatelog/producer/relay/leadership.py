@@ -1,7 +1,6 @@
 """The active relay: settle what the last one left, then tick after tick."""
 
 import asyncio
-import json
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Final
@@ -40,9 +39,9 @@ class Leadership:
         self._ticks = Ticks(connection, settings)
         self._topics = Topics(settings)
         self._wake = asyncio.Event()
-        self._checked: tuple[int, tail.Offsets] = (-1, {})
+        self._checked: tuple[int, tail.Ends] = (-1, {})
         self._checked_at = 0.0
-        self._looking: asyncio.Task[tail.Offsets] | None = None
+        self._looking: asyncio.Task[tail.Ends] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._watched_at = _now()
 
@@ -50,7 +49,7 @@ class Leadership:
         """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
         await self._ticks.prepare()
         left = await self._ticks.take_over()
-        checked = json.loads(left["checked_offsets"])
+        checked = tail.ends_from_json(left["checked_offsets"])
         self._topics.partitions.update({name: len(ends) for name, ends in checked.items()})
         publisher = await asyncio.to_thread(Publisher, self._settings)
         publisher.partitions = self._topics.partitions
@@ -90,14 +89,14 @@ class Leadership:
 
     async def _look(
         self, left: asyncpg.Record, topics: Mapping[str, int], passed_over: Collection[tail.RecordPlace]
-    ) -> tuple[int, tail.Offsets]:
+    ) -> tuple[int, tail.Ends]:
         """Return up to which position Kafka holds what was given, and where it ends."""
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
             source_of(self._settings.store),
             topics,
-            json.loads(left["checked_offsets"]),
+            tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
             left["position"],
             passed_over,
@@ -160,13 +159,14 @@ class Leadership:
         committing.result()
 
     async def _check(self, *, at_once: bool = False) -> None:
-        """Remember, every 5 s, where Kafka ends, so that the next start has little to read. Only between ticks.
+        """Compare, every 5 s, where Kafka ends with where it was seen to end, and remember it. Only between ticks.
 
         Kafka is asked while ticks go on: what is published from now on is past the ends that it named before. It is
-        asked when nothing was published, too: what others write while we know better is then behind us.
+        asked when nothing was published, too: what brokers lose, and what others write while we know better, is
+        noticed then. And the next start has little to read.
         """
         if self._looking is None and (at_once or _now() - self._checked_at >= CHECK_INTERVAL_S):
-            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.ends))
+            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.compared, self._checked[1]))
         if self._looking is not None and (at_once or self._looking.done()):
             looking, self._looking = self._looking, None
             try:
@@ -190,9 +190,9 @@ class Leadership:
             with suppress(KafkaUnavailableError):  # if there is something to publish, that will tell
                 watching.result()
 
-    async def _store_check(self, position: int, ends: tail.Offsets) -> None:
+    async def _store_check(self, position: int, ends: tail.Ends) -> None:
         if (position, ends) != self._checked:
-            await self._ticks.checked(position, json.dumps(ends))
+            await self._ticks.checked(position, tail.ends_as_json(ends))
             self._checked = (position, ends)
         self._checked_at = _now()
 

@@ -1,6 +1,7 @@
-"""After a start: what does Kafka hold past the last check? Decides whether the pending tick was committed.
+"""What Kafka holds is compared with what it was seen to hold: at every check, and after a start.
 
-Blocks: call it off the event loop, after the publisher has fenced and settled what came before.
+After a start, what comes after the last check decides whether the pending tick was committed. Blocks: call it off the
+event loop; ``look`` after the publisher has fenced and settled what came before.
 """
 
 from collections import defaultdict
@@ -10,9 +11,9 @@ from typing import Final
 
 from confluent_kafka import Message
 
-from gatelog.core import logs, tail
+from gatelog.core import histories, logs, tail
 from gatelog.core.errors import LogMismatchError, UndecodableRecordError
-from gatelog.core.tail import Offsets, RecordPlace
+from gatelog.core.tail import Ends, RecordPlace
 from gatelog.schemas.envelope import parse_record
 
 LOST_RECORDS_MAX: Final = 1_000_000  # more than an election of a broker that was behind can have cost
@@ -24,17 +25,34 @@ _log = logs.logger("relay")
 class Found:
     """What Kafka holds past the last check, and the ends up to which it was read."""
 
-    ends: Offsets
+    ends: Ends
     reach: int  # no position above it can come of so many records
     missing: Sequence[int]  # positions that were published since
     beyond: Mapping[int, Sequence[tuple[str, RecordPlace]]]  # the others: event ids, and where
+
+
+def compared(properties: dict[str, str], topics: Mapping[str, int], seen: Ends) -> Ends:
+    """Return the ends of now, behind which is all that was before those ``seen``.
+
+    Raises:
+        LogMismatchError: a partition has lost its end, whether it has grown again since or not.
+        KafkaUnavailableError: no answer in time.
+    """
+    ends = tail.stands_of(properties, topics)
+    if lost := histories.differences(properties, histories.flat(seen), histories.flat(ends)):
+        raise LogMismatchError(
+            f"{'. '.join(lost.values())}. The topic was truncated, deleted or restored from an older copy, brokers "
+            "have lost its end (an unclean election), or this is another Kafka cluster. Nothing was changed. "
+            "`gatelog republish` writes again what is missing."
+        )
+    return ends
 
 
 def look(
     properties: dict[str, str],
     source: str,
     topics: Mapping[str, int],
-    checked: Offsets,
+    checked: Ends,
     checked_position: int,
     position: int,
     passed_over: Collection[RecordPlace] = (),
@@ -42,26 +60,22 @@ def look(
     """Read the records of this store past ``checked``, but those ``passed_over``; ``position`` was published.
 
     Raises:
-        LogMismatchError: Kafka ends before ``checked``.
+        LogMismatchError: Kafka lost what was before ``checked``.
         KafkaUnavailableError: no answer in time.
     """
-    ends = tail.ends_of(properties, topics)
-    for short in shorter(checked, ends):
-        raise LogMismatchError(
-            f"{short}. The topic was truncated, deleted or restored from an older copy, or this is another Kafka "
-            "cluster. Nothing was changed."
-        )
-    starts = {name: (checked.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
+    ends = compared(properties, topics, checked)
+    known, upto = tail.offsets_of(checked), tail.offsets_of(ends)
+    starts = {name: (known.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
     held: set[int] = set()
     beyond: dict[int, list[tuple[str, RecordPlace]]] = defaultdict(list)
-    for messages in tail.messages(properties, starts, ends):
+    for messages in tail.messages(properties, starts, upto):
         for message in messages:
             for claimed, event_id in _claims(message, source):
                 if claimed <= position:
                     held.add(claimed)
                 elif (place := tail.place_of(message)) not in passed_over:
                     beyond[claimed].append((event_id, place))
-    read = sum(map(sum, ends.values())) - sum(map(sum, starts.values()))
+    read = sum(map(sum, upto.values())) - sum(map(sum, starts.values()))
     missing = [each for each in range(checked_position + 1, position + 1) if each not in held]
     return Found(ends, checked_position + read + LOST_RECORDS_MAX, missing, beyond)
 
@@ -112,17 +126,6 @@ def _refuse_more(found: Found, top: int, given: int) -> None:
             "they belong to different stores. Or somebody else has written these records: `gatelog index unreadable` "
             "lists them then, and a relay passes over what was dismissed. Nothing was changed."
         )
-
-
-def shorter(seen: Offsets, ends: Offsets) -> list[str]:
-    """Name the partitions that end before an offset that they were seen to reach."""
-    return [
-        f"Topic {topic!r} partition {partition} ends at offset {end:,}, but it was seen to reach {offset:,}"
-        for topic, offsets in seen.items()
-        for partition, offset in enumerate(offsets)
-        for end in (ends.get(topic, [])[partition : partition + 1] or [0])
-        if offset > end
-    ]
 
 
 def _claims(message: Message, source: str) -> list[tuple[int, str]]:

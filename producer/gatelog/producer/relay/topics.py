@@ -15,6 +15,7 @@ from gatelog.core import kafka, logs, tail
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, TopicError
 from gatelog.core.settings import Settings
+from gatelog.producer.relay import recovery
 
 _UNBOUNDED: Final = "-1"
 
@@ -72,13 +73,9 @@ class Topics:
                 )
         return dict(self._known)
 
-    def ends(self) -> tail.Offsets:
-        """Return the next offset of every partition of the topics that are known.
-
-        Raises:
-            KafkaUnavailableError: no answer in time.
-        """
-        return tail.ends_of(self._properties, self._known)
+    def compared(self, seen: tail.Ends) -> tail.Ends:
+        """Return the ends of the topics that are known; see ``recovery.compared``."""
+        return recovery.compared(self._properties, self._known, seen)
 
     def knows(self, categories: Iterable[str]) -> bool:
         """Say whether the topics of ``categories`` are known to exist, and checked; asks nobody."""

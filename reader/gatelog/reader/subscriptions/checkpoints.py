@@ -10,6 +10,7 @@ import asyncpg
 from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError
 from gatelog.core.sql import queries
+from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 
@@ -29,10 +30,24 @@ class PartitionLostError(GatelogError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``."""
+    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``.
+
+    ``epoch``: of the newest record that was read when that was so; see ``Mark``.
+    """
 
     position: int
     next_offset: int
+    epoch: int | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """The same, as the client is told where to begin."""
+        return Mark(self.next_offset, self.position, self.epoch)
+
+
+def checkpoint_of(mark: Mark) -> Checkpoint:
+    """Return the checkpoint of a mark whose position is known."""
+    return Checkpoint(mark.position or 0, mark.offset, mark.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +140,9 @@ class Checkpoints:
         for row in claimed:
             self._generations[row["topic"], row["partition"]] = row["generation"]
         for row in rows:
-            self._at[row["topic"], row["partition"]] = Checkpoint(row["position"], row["next_offset"])
+            self._at[row["topic"], row["partition"]] = Checkpoint(
+                row["position"], row["next_offset"], row["leader_epoch"]
+            )
 
     def _replaced(self) -> PartitionLostError:
         return PartitionLostError(
@@ -157,6 +174,7 @@ class Checkpoints:
             [moves[place].upto.next_offset for place in places],
             [moves[place].events for place in places],
             self._state,
+            [moves[place].upto.epoch for place in places],
         )
         if len(moved) < len(places):
             raise PartitionLostError(

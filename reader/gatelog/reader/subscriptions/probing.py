@@ -24,6 +24,8 @@ from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
 from gatelog.schemas.envelope import Record, parse_record, source_of
 
+UNSTABLE_S: Final = 0.1  # between two questions about offsets that a transaction is about to commit
+
 _FETCH_BYTES: Final = 64 * 1024
 
 Found = tuple[int, Record]  # offset, record
@@ -210,8 +212,20 @@ def committed(
     if not places:
         return {}
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    answers = client.list_consumer_group_offsets(
-        [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
-    )
-    with kafka.translated(properties):
-        return marks_of(answers[group].result().topic_partitions)
+    deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+    while True:
+        answers = client.list_consumer_group_offsets(
+            [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
+        )
+        with kafka.translated(properties):
+            found = answers[group].result().topic_partitions
+            refused = [each.error for each in found if each.error is not None]
+            if not refused:
+                return marks_of(found)
+            if refused[0].code() != KafkaError.UNSTABLE_OFFSET_COMMIT:  # it says so of each partition apart
+                raise KafkaException(refused[0])
+        if time.monotonic() > deadline:
+            raise KafkaUnavailableError(
+                f"Group {group!r}: a transaction that commits offsets is open, and does not end."
+            )
+        time.sleep(UNSTABLE_S)

@@ -8,6 +8,7 @@ from typing import Final
 from confluent_kafka.admin import AdminClient
 
 from gatelog.core import asking, kafka
+from gatelog.core.asking import End
 from gatelog.core.domain import topic_of, topic_pattern
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.merge import Place
@@ -55,6 +56,14 @@ class Topics:
             KafkaUnavailableError: no answer in time.
         """
         return await asyncio.to_thread(asking.ends, self._properties, places)
+
+    async def stands(self, places: Collection[Place]) -> dict[Place, End]:
+        """Return the end of each partition as ``ends`` does, with the epoch of the leader that named it.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        return await asyncio.to_thread(asking.stands, self._properties, places)
 
     def _client(self) -> AdminClient:
         if self._admin is None:
