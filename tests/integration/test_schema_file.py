@@ -16,6 +16,7 @@ from gatelog.core.errors import InvalidInputError, SchemaError
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Reader
+from gatelog.schemas import schema_file
 from gatelog.schemas.copying import Copied, restore, save
 from gatelog.schemas.postgres_registry import PostgresRegistry
 from gatelog.schemas.registry import Compatibility, RegisteredSchema
@@ -92,16 +93,18 @@ async def test_other_schemas_under_these_ids_are_refused(settings: Settings, tmp
     "text",
     ["", "{", "[]", '{"levels": {}}', '{"levels": {"": "X"}, "schemas": []}', '{"levels": {}, "schemas": [{}]}'],
 )
-async def test_what_is_not_such_a_file(settings: Settings, tmp_path: Path, text: str) -> None:
+def test_what_is_not_such_a_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "schemas.json"
     path.write_text(text, encoding="utf-8")
-    async with tables(settings) as registry:
-        with pytest.raises(SchemaError, match="not a copy of schemas"):
-            await restore(path, registry)
-        with pytest.raises(InvalidInputError, match="cannot be read"):
-            await restore(tmp_path / "none.json", registry)
-        with pytest.raises(InvalidInputError, match="cannot be written"):
-            await save(registry, tmp_path / "none" / "schemas.json")
+    with pytest.raises(SchemaError, match="not a copy of schemas"):
+        schema_file.read(path)
+
+
+def test_a_file_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        schema_file.read(tmp_path / "none.json")
+    with pytest.raises(InvalidInputError, match="cannot be written"):
+        schema_file.write(tmp_path / "none" / "schemas.json", schema_file.Contents([], {}))
 
 
 async def test_a_lost_table_of_schemas_takes_them_back(

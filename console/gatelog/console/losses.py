@@ -20,6 +20,7 @@ _STEPS: Final = {
         "All compatibility levels are BACKWARD now: `gatelog schema copy --from FILE`, or `gatelog schema level "
         "--set`."
     ),
+    "cursor_key": "Cursors of pages that were given out before are refused.",
     "subscriptions": (
         "It is forgotten where subscriptions began: in partitions without a committed offset they begin where their "
         "programs say, when they run next."

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import asyncpg
 
 from gatelog.core import migrations, postgres
-from gatelog.core.errors import GatelogError
+from gatelog.core.errors import GatelogError, WaitTimeoutError
 from gatelog.core.migrations import Migration
 from gatelog.core.sql import queries
 
@@ -94,6 +94,7 @@ async def bring_up(
         MigrationChangedError: an applied migration differs from the file.
         StoreNewerThanProgramError: the store knows more migrations than this program.
         InitRefusedError: the schema holds tables that are not a store's, or our role may not make any.
+        WaitTimeoutError: another session holds a lock on a table for over 10 s.
     """
     try:
         return await _bring_up(connection, store, wanted, settle, check=check)
@@ -101,6 +102,11 @@ async def bring_up(
         raise InitRefusedError(
             f"Store {store!r}: {error}. `gatelog init` needs CREATE on the database, and, when it is run again, the "
             "role that owns the tables. Nothing was changed."
+        ) from error
+    except asyncpg.LockNotAvailableError as error:
+        raise WaitTimeoutError(
+            f"Store {store!r}: another session has held a lock on one of its tables for {LOCK_WAIT_S} s: {error}. "
+            "Nothing was changed. Run `gatelog init` again."
         ) from error
 
 
