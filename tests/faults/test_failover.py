@@ -26,8 +26,15 @@ from gatelog.producer import ANY, Producer
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
+from gatelog.schemas import Event
 
 BURNT = 200  # transactions; the new primary gives their ids again
+
+
+class LostType(Event):
+    """Its registration does not reach the standby."""
+
+    text: str
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ async def burn(settings: Settings) -> None:
     async with connected(settings.dsn) as connection:
         for _ in range(BURNT):
             await connection.execute("SELECT pg_current_xact_id()")
-        last = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        last = int(await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"))
 
         async def has_looked() -> bool:
             now = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
@@ -174,3 +181,19 @@ async def test_a_standby_is_waited_for_until_it_is_promoted(servers: Pair) -> No
         connection = await opened
         await connection.execute("CREATE TEMPORARY TABLE written ()")
         await connection.close()
+
+
+async def test_a_schema_whose_registration_was_lost_is_put_back(settings: Settings, servers: Pair) -> None:
+    """A program goes on with the ids that it knows: the events that it stores can be read."""
+    own = at(settings, servers.dsn)
+    await initialise(own)
+    async with Producer.connect(own) as producer:
+        await producer.append("Note-1", [Noted(text="a")], expected_version=ANY)
+        await servers.caught_up()
+        await servers.cut_off()
+        await producer.append("Note-2", [LostType(text="lost")], expected_version=ANY)
+        await servers.fail_over()
+        await producer.append("Note-3", [LostType(text="new")], expected_version=ANY)
+    async with Reader.connect(own) as reader:
+        assert [event.data async for event in reader.stream("Note-3")] == [LostType(text="new")]
+        assert await reader.version("Note-2") == 0

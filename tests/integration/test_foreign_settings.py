@@ -60,8 +60,8 @@ WANTED = {
 async def test_each_connection_sets_what_correctness_rests_on(hostile: Settings, kind: str) -> None:
     async with asyncio.timeout(30):
         if kind == "pooled":
-            async with postgres.pool(hostile.dsn, hostile.store, "test", 1) as pool, pool.acquire() as connection:
-                await _check(connection)
+            async with postgres.pool(hostile.dsn, hostile.store, "test", 1) as pool, pool.acquire() as lent:
+                await _check(lent)
             return
         opened = postgres.connect_lent if kind == "lent" else postgres.connect
         connection = await opened(hostile.dsn, hostile.store, "test")

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 import pytest
@@ -9,10 +10,15 @@ from support.pgbouncer import answers, pooled
 from support.running import running
 from support.trial import Row, busy, judge, relay
 
+from gatelog.console.store import initialise
+from gatelog.core.errors import SettingsError
 from gatelog.core.settings import Settings
+from gatelog.indexer import Indexer
 from gatelog.producer import Producer
+from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.relay import Relay
 from gatelog.producer.relay.relay import SILENCE_MAX_S
+from gatelog.reader import Reader
 
 
 async def test_transaction_mode_is_said_and_the_relay_polls(
@@ -109,3 +115,28 @@ async def silence(settings: Settings) -> float:
     finally:
         await connection.close()
     return longest
+
+
+async def test_statement_mode_is_refused_by_everybody(settings: Settings) -> None:
+    """A session is lent for one statement there: nothing of ours can work, and everybody says so at once."""
+
+    async def opened(manager: AbstractAsyncContextManager[object]) -> None:
+        async with manager:
+            pass
+
+    with pooled(settings, "statement") as through:
+        await answers(through)
+        async with asyncpg.create_pool(through.dsn, min_size=1, max_size=1, statement_cache_size=0) as pool:
+            before = await pool.fetchval("SHOW lock_timeout")
+            stop = asyncio.Event()
+            for attempt in (
+                initialise(through),
+                opened(Producer.connect(through)),
+                opened(Reader.connect(through)),
+                Relay(through).run(stop),
+                OutboxKeeper(through).run(stop),
+                Indexer(through).run(stop),
+            ):
+                with pytest.raises(SettingsError, match="pool_mode = statement"):
+                    await asyncio.wait_for(attempt, 30)
+            assert await pool.fetchval("SHOW lock_timeout") == before, "nothing was left in a session of others"

@@ -139,5 +139,5 @@ async def test_the_explorer_finds_members_that_do_not_ask_for_their_build(
     for name in ("is_in_state", "advance"):
         assert re.search(r"state = \$\d+", sql[name])
         monkeypatch.setitem(sql, name, re.sub(r"state = (\$\d+)", r"\1::text <> ''", sql[name]))
-    with pytest.raises((AssertionError, asyncpg.UndefinedTableError), match='the live read model holds|"seen"'):
+    with pytest.raises((AssertionError, asyncpg.UndefinedTableError), match=r'the live read model holds|"seen"'):
         await random_orders(rebuilding, rebuilding.control, random.Random(1), 1_000)

@@ -111,6 +111,14 @@ def test_records_of_others_are_told_apart(found: Headers | None) -> None:
         ({"ce_time": b"0001-01-01T23:59:59+00:00"}, WIRE),
         ({}, b"\x00\x80\x00\x00\x00x"),
         ({"ce_streamversion": b"0"}, WIRE),
+        *(
+            ({name: b}, WIRE)
+            for name in ("ce_streamversion", "ce_position")
+            for b in (b"+1", b" 1", b"1_0", b"1\n", b"")
+        ),
+        ({"ce_position": "\u0661".encode()}, WIRE),
+        ({"ce_metadata": b"[1]"}, WIRE),
+        ({"ce_metadata": b"3"}, WIRE),
         ({"ce_position": b"9223372036854775808"}, WIRE),
         ({"ce_metadata": b"{"}, WIRE),
         ({"ce_metadata": b'{"a": "\\u0000"}'}, WIRE),
@@ -133,6 +141,13 @@ def test_no_header_and_no_value_brings_the_reader_down(changed: dict[str, str | 
     except UndecodableRecordError:
         return
     assert value[:1] == b"\x00"
+
+
+@pytest.mark.parametrize("number", ["1e-20000", "0e-99999999", f"0.{'0' * 17_000}1"])
+def test_numbers_that_postgres_would_refuse_become_those_that_python_reads(number: str) -> None:
+    """One of them would fail every query of the view ``event_log``."""
+    record = parse_record(SOURCE, {**headers(EXAMPLE), "ce_metadata": f'{{"a": {number}}}'}, WIRE)
+    assert record.metadata_json == '{"a":0.0}'
 
 
 def test_times_keep_microseconds() -> None:

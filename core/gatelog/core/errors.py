@@ -57,14 +57,28 @@ class KafkaUnavailableError(GatelogError):
 
 
 class StoreNotInitialisedError(GatelogError):
-    """The store has no tables in this database, or they are older than this program."""
+    """The store has no tables in this database, lacks one of them, or they are older than this program."""
 
     exit_code = 4
 
-    def __init__(self, store: str, found: int, needed: int) -> None:
+    def __init__(self, store: str, found: int, needed: int, lacking: str | None = None) -> None:
         self.store, self.found, self.needed = store, found, needed
         state = f"is at migration {found} of {needed}" if found else "has no tables in this database"
-        super().__init__(f"Store {store!r} {state}. Run `gatelog init` (safe to run by many at once).")
+        if lacking is not None:
+            state = f"has no tables in this database, or has lost one ({lacking})"
+        super().__init__(
+            f"Store {store!r} {state}. Run `gatelog init`: it makes what is missing, and says what to do next."
+        )
+
+
+class StoreAwaitsError(GatelogError):
+    """A table of the store was lost and made anew, and what it held was not brought back yet."""
+
+    exit_code = 8
+
+    def __init__(self, store: str, why: str) -> None:
+        self.store = store
+        super().__init__(f"Store {store!r}: {why} (docs/operations.md says more).")
 
 
 class StoreNewerThanProgramError(GatelogError):

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
@@ -23,6 +23,7 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S: Final = 10.0
 _ASK_S: Final = 1.0  # that a question has at least
 _AGAIN_S: Final = 0.2
+REPORT_INTERVAL_S: Final = 10.0
 RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
 SOCKET_TIMEOUT_MS: Final = 5_000  # then a broker is taken for frozen, and others are asked; librdkafka waits for 60 s
 
@@ -64,8 +65,15 @@ _AUTHENTICATION: Final = frozenset(
 )
 
 
+_reported: dict[str, float] = {}  # when, by name
+
+
 def _report(error: KafkaError) -> None:
-    _log.warning("kafka.error", error=error.name(), detail=error.str(), fatal=error.fatal())
+    """Log an error of a client, each kind now and then: while a broker is away, every client says so all the time."""
+    now = time.monotonic()
+    if error.fatal() or now - _reported.get(error.name(), -REPORT_INTERVAL_S) >= REPORT_INTERVAL_S:
+        _reported[error.name()] = now
+        _log.warning("kafka.error", error=error.name(), detail=error.str(), fatal=error.fatal())
 
 
 def client_properties(properties: dict[str, str], **own: str | int | bool) -> dict[str, Any]:
@@ -152,13 +160,36 @@ def metadata_of(
 
     Raises:
         KafkaUnavailableError: no answer in time.
+        SettingsError: Kafka refused the credentials.
     """
 
     def once(timeout_s: float) -> dict[str, TopicMetadata]:
         with translated(properties):
             return client.list_topics(topic, timeout=timeout_s).topics
 
-    return patiently(once)
+    try:
+        return patiently(once)
+    except KafkaUnavailableError:
+        check_credentials(properties)
+        raise
+
+
+def check_credentials(properties: dict[str, str]) -> None:
+    """Ask why nobody answers: librdkafka only reports that it was refused, and goes on trying. Blocks for a second.
+
+    Raises:
+        SettingsError: Kafka refused the credentials.
+    """
+    reported: list[KafkaError] = []
+    own = client_properties(properties)
+    own["error_cb"] = reported.append
+    client = AdminClient(own)
+    with suppress(KafkaException):
+        client.list_topics(timeout=_ASK_S)
+    client.poll(0)
+    for error in reported:
+        if error.code() in _AUTHENTICATION:
+            raise SettingsError(f"Kafka refused the credentials: {error.str()}")
 
 
 def partitions_of(client: AdminClient | Consumer, properties: dict[str, str]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from gatelog.core.errors import (
     GatelogError,
     PostgresUnavailableError,
     SettingsError,
+    StoreAwaitsError,
     StoreNotInitialisedError,
 )
 from gatelog.core.sql import queries
@@ -33,6 +34,7 @@ else:
 CONNECT_TIMEOUT_S: Final = 10.0
 HOST_TIMEOUT_S: Final = 3.0  # of one of several: it may have vanished
 CLOSE_TIMEOUT_S: Final = 5.0
+_STATEMENT_MODE_ATTEMPTS: Final = 3
 _PACKAGE: Final = "gatelog.core"
 _AS_EVER: Final = {"isolation": "read_committed", "readonly": False, "deferrable": False}  # of a transaction
 
@@ -50,11 +52,13 @@ _LOST: Final = (
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+FAILED: Final = (*_LOST, asyncpg.PostgresError)  # whatever a statement may raise
 _MISSING: Final = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedFunctionError,
 )
+_AWAITS: Final = "GL001"  # the store's own functions raise it
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -68,7 +72,8 @@ def translated(store: str, dsn: str) -> Iterator[None]:
 
     Raises:
         PostgresUnavailableError: no answer, or the connection ended.
-        StoreNotInitialisedError: the tables are missing.
+        StoreNotInitialisedError: the tables are missing, or one of them.
+        StoreAwaitsError: a table was lost, and is not filled again.
         SettingsError: Postgres refused the user or the database.
     """
     try:
@@ -76,7 +81,7 @@ def translated(store: str, dsn: str) -> Iterator[None]:
     except GatelogError:
         raise
     except _MISSING as error:
-        raise StoreNotInitialisedError(store, 0, 1) from error
+        raise StoreNotInitialisedError(store, 0, 1, str(error)) from error
     except _REFUSED as error:
         raise SettingsError(f"Postgres at {dsns.where(dsn)} refused the connection: {error}") from error
     except _LOST as error:
@@ -84,6 +89,10 @@ def translated(store: str, dsn: str) -> Iterator[None]:
             f"Postgres at {dsns.where(dsn)} does not answer or ended the connection "
             f"({type(error).__name__}: {error}). Is it running? Local one: `gatelog status`."
         ) from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != _AWAITS:
+            raise
+        raise StoreAwaitsError(store, str(error)) from error
 
 
 class TransactionConnection(_AnyConnection):
@@ -177,7 +186,7 @@ _Kind = TypeVar("_Kind", bound=_AnyConnection)
 async def _reach(dsn: str, application_name: str, kind: type[_Kind], **chosen: Any) -> _Kind:  # noqa: ANN401 - asyncpg's own
     """Connect to the first host that answers and is what was asked for: by default one that takes writes."""
     chosen |= {"server_settings": {"application_name": application_name}}
-    several = dsns.hosts(dsn)
+    several = dsns.hosts(dsns.check("The Postgres DSN", dsn))
     if len(several) == 1:
         return await asyncpg.connect(dsn, connection_class=kind, timeout=CONNECT_TIMEOUT_S, **chosen)
     wanted = dsns.options(dsn).get("target_session_attrs") or os.environ.get("PGTARGETSESSIONATTRS") or "primary"
@@ -201,29 +210,25 @@ async def _reach(dsn: str, application_name: str, kind: type[_Kind], **chosen: A
 async def _open(dsn: str, application_name: str, kind: type[_Kind], settings: str, **chosen: Any) -> _Kind:  # noqa: ANN401 - asyncpg's own
     """Connect, and set the session up in a transaction: a pooler in statement mode refuses that.
 
-    It says so by the code with which it also says that Postgres does not answer it. It is in statement mode if
-    Postgres does answer, twice.
+    It ends the connection then, as others do who pass. It is in that mode if it has answered right before, twice.
     """
-    for attempt in (1, 2):
+    for attempt in range(_STATEMENT_MODE_ATTEMPTS):
         connection = await _reach(dsn, application_name, kind, **chosen)
-        try:
-            if attempt == 2:
+        with terminated_unless_well(connection):
+            if attempt:
                 await _AnyConnection.execute(connection, "SELECT")
-            async with connection.transaction():
-                await connection.execute(settings)
-        except asyncpg.ProtocolViolationError as error:
-            connection.terminate()
-            if attempt == 2:
-                raise SettingsError(
-                    f"The pooler at {dsns.where(dsn)} lends sessions for one statement only (pool_mode = statement). "
-                    "Gatelog needs transactions. Use pool_mode = session, or a direct connection."
-                ) from error
-        except BaseException:
-            connection.terminate()
-            raise
-        else:
-            return connection
-    raise AssertionError
+            try:
+                async with connection.transaction():
+                    await connection.execute(settings)
+            except asyncpg.PostgresConnectionError as error:
+                connection.terminate()
+                refused = error
+            else:
+                return connection
+    raise SettingsError(
+        f"The pooler at {dsns.where(dsn)} lends sessions for one statement only (pool_mode = statement). Gatelog "
+        "needs transactions. Use pool_mode = session, or a direct connection."
+    ) from refused
 
 
 async def connect(
@@ -275,11 +280,17 @@ async def connect_lent(
         )
         with terminated_unless_well(connection):
             connection.set_locally(always)
+            known = await history_of(connection)
             sql = queries(_PACKAGE, "session.sql", store)
-            known = await connection.fetchval(sql["history"])
-        connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", known))
+        connection.set_locally(sql["same_history"].replace("@history", sql["history"]).replace("@known", str(known)))
         connection.set_locally(local_settings)
         return connection
+
+
+async def history_of(connection: Connection) -> str | None:
+    """Return which history of which Postgres a connection leads to: a promotion begins another. None: a standby."""
+    found: str | None = await connection.fetchval(queries(_PACKAGE, "session.sql", "any")["history"])
+    return found
 
 
 @contextmanager

@@ -28,8 +28,10 @@ SET LOCAL transaction_read_only = off
 
 -- name: history
 -- Which history of which cluster this is: a promotion begins another one. (The control file says so after the first
--- checkpoint only, the name of the WAL file at once.)
-SELECT c.system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+-- checkpoint only, the name of the WAL file at once.) A standby has none of its own.
+SELECT CASE WHEN NOT pg_is_in_recovery() THEN
+    c.system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+END
 FROM pg_control_system() c
 
 -- name: same_history

@@ -4,7 +4,7 @@
 -- Up to which position the relay has given any, and how many of these ids ($1) wait in the outbox: all of them, where all
 -- is well. "is_witness": a gate that is new, or was restored from a dump, may know less than Kafka, and says nothing.
 SELECT p.position + p.pending_events AS upto, p.is_witness,
-    (SELECT count(*) FROM @store.pending_events e WHERE e.event_id = ANY ($1::uuid[])) AS waiting
+    (SELECT count(*) FROM @store.waiting_events e WHERE e.event_id = ANY ($1::uuid[])) AS waiting
 FROM @store.published p
 
 -- name: contradicted
@@ -20,11 +20,11 @@ SELECT u.ord - 1 AS place, CASE
 FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::uuid[])
     WITH ORDINALITY AS u (position, stream, version, event_id, ord)
 LEFT JOIN LATERAL (
-    SELECT x.event_id FROM @store.pending_events x
+    SELECT x.event_id FROM @store.waiting_events x
     WHERE x.stream = u.stream COLLATE "C" AND x.version = u.version AND x.event_id <> u.event_id LIMIT 1
 ) o ON true
 LEFT JOIN LATERAL (
-    SELECT x.event_id FROM @store.pending_events x
+    SELECT x.event_id FROM @store.waiting_events x
     WHERE x.event_id = u.event_id AND (x.stream <> u.stream COLLATE "C" OR x.version <> u.version) LIMIT 1
 ) i ON true
 LEFT JOIN LATERAL (

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Final
 
+import asyncpg
+
 from gatelog.core import migrations, postgres
 from gatelog.core.domain import ExpectedVersion, check_stream_id
 from gatelog.core.errors import AppendTimeoutError, InvalidInputError, WaitTimeoutError
@@ -20,7 +22,9 @@ from gatelog.producer.loading import check_history, chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
+from gatelog.schemas.postgres_registry import PostgresRegistry
 from gatelog.schemas.registries import registry_of
+from gatelog.schemas.registry import Registry
 
 _WAIT_FIRST_S: Final = 0.002
 _WAIT_MAX_S: Final = 0.1
@@ -84,11 +88,21 @@ class Producer:
         """
         settings = settings or Settings.load()
         size = settings.append_connections + 2  # batches, one for schemas, one for the doorbell
-        async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size, prepare_session) as pool:
+        registry: Registry | None = None
+
+        async def prepare(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+            await prepare_session(connection)
+            if isinstance(registry, PostgresRegistry):
+                await registry.follow(connection)
+
+        async with postgres.pool(settings.dsn, settings.store, "gatelog producer", size, prepare) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
-            codec = Codec(registry_of(settings, pool), register=settings.register_schemas)
+                    registry = registry_of(settings, pool)
+                    if isinstance(registry, PostgresRegistry):
+                        await registry.follow(connection)
+            codec = Codec(registry, register=settings.register_schemas)
             async with Doorbell(pool, settings.store) as doorbell:
                 gate = PostgresGate(settings, pool, doorbell)
                 producer = cls(settings, codec, gate)

@@ -127,6 +127,7 @@ class Reconciliation:
         self._mark = queries(PACKAGE, "relay.sql", settings.store)["mark"]
         self._seen = _Look({}, [])
         self._indexed: list[Offsets] = []  # of each shard; none: what is indexed is read, too
+        self._is_anew = False  # tables of the gate were lost
         self._aside: set[tail.RecordPlace] = set()  # below that, and not in the index
         self._dismissed: set[tail.RecordPlace] = set()
 
@@ -140,6 +141,7 @@ class Reconciliation:
         indexed = await self._index.offsets()
         state = await self._connection.fetchrow(self._sql["state"])
         assert state is not None
+        self._is_anew = bool(state["is_anew"])
         ends = await asyncio.to_thread(tail.stands_of, self._properties, topics)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
         shorter: set[str] = set()
@@ -156,7 +158,7 @@ class Reconciliation:
                 for name, offsets in begins.items()
             }
         await self._index.make()
-        await self._index.copy(min((await self._index.state())[0], state["position"]))
+        await self._index.copy(0 if self._is_anew else min((await self._index.state())[0], state["position"]))
         await self._connection.execute(self._sql["make_found"])
         async with aclosing(tail.stream(self._properties, starts, offsets_of(ends))) as chunks:
             async for chunk in chunks:
@@ -206,6 +208,7 @@ class Reconciliation:
                 f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
                 for row in await connection.fetch(sql["clashes"], is_whole)
             ],
+            aside=len(self._aside),
             copies=seen.copies,
             foreign=seen.foreign_total,
             foreign_examples=seen.foreign,
@@ -250,7 +253,7 @@ class Reconciliation:
             await connection.execute(sql["put_published"], mark["snapshot"])
             await connection.execute(sql["put_due"])
             await self._index.remember()
-            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position)
+            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position, self._is_anew)
             ends = tail.ends_as_json(self._seen.ends)
             at = found.kafka_position
             await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])

@@ -36,20 +36,42 @@ class PostgresRegistry:
         self._dsn = settings.dsn
         self._sql = queries(_PACKAGE, "registry.sql", settings.store)
         self._by_id: dict[int, RegisteredSchema] = {}
+        self._given: dict[int, RegisteredSchema] = {}  # ids that events are written with
+        self._history: str | None = None
+
+    async def follow(self, connection: postgres.Connection) -> None:
+        """Look at a new connection: is it the same Postgres? To be called before events go through it.
+
+        A failover may have lost the registration of a schema whose id is in use here: it is put back.
+
+        Raises:
+            SchemaError: it cannot be; events must not be stored under an id that says something else, or nothing.
+        """
+        history = await postgres.history_of(connection)
+        if history is None:
+            return  # a standby: nothing is written there
+        if self._history not in {None, history}:
+            async with connection.transaction():
+                for schema in self._given.values():
+                    await connection.execute(self._sql["lock_subject"], schema.subject)
+                    await self._take_over(connection, schema)
+        self._history = history
 
     async def id_of(self, subject: str, definition: AvroSchema, *, register: bool) -> int:
         """See ``Registry``."""
         found = await self.find(subject, definition)
         if found is not None:
+            self._given[found.id] = found
             return found.id
         if not register:
             raise SchemaError(
                 f"The schema of {subject} in this program is not registered in store {self._store!r}, and "
                 "register_schemas is off. Register it at deploy time."
             )
-        schema_id = (await self.register(subject, definition, problems)).schema_id
-        assert schema_id is not None
-        return schema_id
+        made = await self.register(subject, definition, problems)
+        assert made.schema_id is not None
+        self._given[made.schema_id] = RegisteredSchema(made.schema_id, subject, made.version, definition)
+        return made.schema_id
 
     async def load(self, ids: set[int]) -> dict[int, RegisteredSchema]:
         """See ``Registry``."""
@@ -106,6 +128,10 @@ class PostgresRegistry:
         rows = await self._fetch("level", subject or _ALL)
         return _level(rows[0]["level"] if rows else None)
 
+    async def levels(self) -> dict[str, Compatibility]:
+        """Return the levels that are set, by subject; under "" the one of all others."""
+        return {row["subject"]: Compatibility(row["level"]) for row in await self._fetch("levels")}
+
     async def set_level(self, level: Compatibility, subject: str | None = None) -> None:
         """See ``Registry``."""
         await self._fetch("set_level", subject or _ALL, level.value)
@@ -115,6 +141,8 @@ class PostgresRegistry:
         with postgres.translated(self._store, self._dsn):
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute(self._sql["lock_all"])
+                if await connection.fetchval(self._sql["is_awaited"]):
+                    await connection.execute(self._sql["admit"])
                 new = 0
                 for schema in schemas:
                     new += await self._take_over(connection, schema)
@@ -131,11 +159,17 @@ class PostgresRegistry:
                 await connection.execute(
                     self._sql["import"], schema.id, schema.subject, schema.version, _text(schema.definition), sha256
                 )
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise SchemaError(
+                f"Store {self._store!r} has lost schema id {schema.id} ({schema.subject} version {schema.version}), "
+                "in a failover for example, and this role may not put it back. Register it again (`gatelog schema "
+                "register --apply`), and restart the programs that append events of this type."
+            ) from error
         except asyncpg.UniqueViolationError as error:
             raise SchemaError(
                 f"Store {self._store!r} cannot take over schema id {schema.id} ({schema.subject} version "
                 f"{schema.version}): its id, version or definition is there already, as something else "
-                f"({error.constraint_name}). Nothing was taken over."
+                f"({error.constraint_name}). Nothing was taken over. If a failover has lost it: restart this program."
             ) from error
         return True
 

@@ -23,6 +23,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;  -- somebody else is at it
     END IF;
+    IF state.awaits IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
 
     IF state.drained_at IS NOT NULL THEN
         IF state.drained_at > clock_timestamp() - snapshot_age_max AND EXISTS (

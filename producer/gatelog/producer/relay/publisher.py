@@ -16,12 +16,14 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from gatelog.core import kafka, logs
+from gatelog.core.domain import topic_of
 from gatelog.core.errors import (
     GatelogError,
     KafkaUnavailableError,
     PublishRefusedError,
     RelayFencedError,
     SettingsError,
+    TopicError,
 )
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
@@ -96,6 +98,9 @@ def _begun(properties: dict[str, str]) -> Iterator[None]:
     try:
         with kafka.translated(properties), _plain():
             yield
+    except KafkaUnavailableError:
+        kafka.check_credentials(properties)
+        raise
     except KafkaException as error:
         cause, servers = error.args[0], properties.get("bootstrap.servers")
         if cause.code() in _FENCED:
@@ -167,6 +172,7 @@ class Publisher:
 
         Raises:
             PublishRefusedError: Kafka will never take one of them; the tick was aborted.
+            TopicError: Kafka does not let us write to a topic; the same.
             TickAbortedError: aborted for a passing reason.
             RelayFencedError: another relay took over.
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
@@ -243,9 +249,21 @@ class Publisher:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
         if error.fatal() or not (error.txn_requires_abort() or self._failed):
             raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
-        self._abort()
-        if (refused := self._refused()) is not None:
+        refused = self._refused()
+        try:
+            self._abort()
+        except OutcomeUnknownError:  # where nothing could be added to the transaction, Kafka knows of none to abort
+            if refused is None and error.code() not in _REFUSED:
+                raise
+        if refused is not None:
             raise self._named(refused, tick)
+        if error.code() in _REFUSED:
+            topics = ", ".join(sorted({topic_of(self._store, row["category"]) for row in tick.rows}))
+            raise TopicError(
+                f"Kafka refused tick {tick.number}, which goes to {topics} ({error.name()}: {error.str()}). Nothing "
+                "of it is published, and nothing after it, until the cause is removed: the relay needs WRITE on "
+                "these topics."
+            )
         raise TickAbortedError(f"Kafka aborted the tick ({error.name()}: {error.str()}).")
 
     def _refused(self) -> _Failure | None:

@@ -96,7 +96,10 @@ class Parser:
             if headers["ce_source"] not in self._sources or value is None or value[0] != 0:
                 raise ValueError
             stream = self._streams.get(headers["ce_subject"]) or self._checked(headers["ce_subject"])
-            version, position = int(headers["ce_streamversion"]), int(headers["ce_position"])
+            version, position = headers["ce_streamversion"], headers["ce_position"]
+            if not (version.isdigit() and position.isdigit()):
+                raise ValueError
+            version, position = int(version), int(position)
             schema_id = _schema_id(value)[1]
             if not (0 < version < BIGINT_BEYOND and 0 < position < BIGINT_BEYOND and schema_id < INTEGER_BEYOND):
                 raise ValueError
