@@ -49,7 +49,7 @@ class Gate:
             upto = witness["upto"]
             if not witness["is_witness"]:
                 return {}
-            if witness["waiting"] == len(rows) > FEW_ROWS and all(row[POSITION] <= upto for row in rows):  # type: ignore[operator] # a row of objects
+            if witness["waiting"] == len(rows) > FEW_ROWS and all(row[POSITION] <= upto for row in rows):
                 return {}
             found = await self._ask("contradicted", *([row[c] for row in rows] for c in _CLAIMS), upto)
         return {
