@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from gatelog.core import tail
+from gatelog.core import asking, tail
 from gatelog.core.domain import ExpectedVersion, topic_of
 from gatelog.core.errors import GatelogError, RelayFencedError
 from gatelog.core.settings import Settings
@@ -166,7 +166,7 @@ class World:
 
     def _found(self, left: asyncpg.Record, position: int) -> recovery.Found:
         """Return what a relay reads past the last check."""
-        (end,) = tail.ends_from_json(left["checked_offsets"]).get(self.topic, [tail.End(0, None)])
+        (end,) = tail.ends_from_json(left["checked_offsets"]).get(self.topic, [asking.End(0, None)])
         records = self.log.records[end.offset :]
         held = {record.position for record in records}
         missing = [each for each in range(left["checked_position"] + 1, position + 1) if each not in held]
@@ -184,7 +184,7 @@ class World:
                     await step(f"{actor} commits tick {tick.number} to Kafka")
                     self.log.commit(ticks, self._records(tick))
                     ticks.done()
-                    ends = {self.topic: [tail.End(len(self.log.records), None)]}
+                    ends = {self.topic: [asking.End(len(self.log.records), None)]}
                     await ticks.checked(ticks.position, tail.ends_as_json(ends))
             rest()
             await ticks.fix()

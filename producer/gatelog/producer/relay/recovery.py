@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import asyncpg
 from confluent_kafka import Message
 
 from gatelog.core import histories, logs, tail
@@ -31,13 +32,13 @@ class Found:
     beyond: Mapping[int, Sequence[tuple[str, RecordPlace]]]  # the others: event ids, and where
 
 
-def certain(left: Mapping[str, int]) -> int:
+def certain(left: asyncpg.Record) -> int:
     """Return up to which position the last relay has certainly published, by the row that it left.
 
     It may have seen its pending tick in Kafka, and not have stored it as done: what is read begins behind it then.
     """
-    position = left["position"]
-    return position + left["pending_events"] if left["checked_position"] > position else position
+    position: int = left["position"]
+    return position + int(left["pending_events"]) if left["checked_position"] > position else position
 
 
 def compared(properties: dict[str, str], topics: Mapping[str, int], seen: Ends) -> Ends:
