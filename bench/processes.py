@@ -24,7 +24,7 @@ def gatelog(
         "GATELOG_POSTGRES_DSN": settings.dsn,
         "GATELOG_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_properties["bootstrap.servers"],
     }
-    command = [sys.executable, "-c", "from gatelog.console.app import main; main()", *arguments]
+    command = [sys.executable, "-m", "gatelog.console", *arguments]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=whole, stdout=log, stderr=log)
         try:

@@ -21,6 +21,14 @@ SCHEMA = {
 }
 PLACED = '{"customer": "ann", "total": "9.90"}'
 
+STUCK = """
+import ctypes, pathlib
+lock, of = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(128)
+lock(of)
+pathlib.Path("stuck").touch()
+lock(of)
+"""
+
 
 @pytest.fixture
 def schema(tmp_path: Path) -> Path:
@@ -128,7 +136,8 @@ async def test_tail_waits_for_what_comes(settings: Settings, schema: Path, tmp_p
     env = environment(settings)
     log = tmp_path / "tail.log"
     append = ["append", "Order-1", "OrderPlaced", PLACED, "--schema", str(schema)]
-    with background(["tail", "--json"], env, log) as tail:
+    # As a shell starts what it runs in the background: told to ignore Ctrl-C.
+    with background(["tail", "--json"], env, log, within=["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]) as tail:
 
         async def seen() -> bool:
             # `tail` starts at "now", whenever that is: append until it shows something.
@@ -138,6 +147,22 @@ async def test_tail_waits_for_what_comes(settings: Settings, schema: Path, tmp_p
         await until(seen, "tail shows an event")
         tail.process.send_signal(signal.SIGINT)
         assert tail.process.wait(timeout=20) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_command_ends_whatever_blocks_it(settings: Settings, tmp_path: Path, number: signal.Signals) -> None:
+    """A library that holds the main thread, as librdkafka does while it waits: Python sees no signal then."""
+    (tmp_path / "stuck.py").write_text(STUCK, encoding="utf-8")
+    arguments = ["append", "Order-1", "OrderPlaced", "{}", "--models", "stuck"]
+    with background(arguments, environment(settings), tmp_path / "append.log") as append:
+
+        async def is_stuck() -> bool:
+            return (tmp_path / "stuck").exists()
+
+        await until(is_stuck, "the module is imported")
+        append.process.send_signal(number)
+        assert append.process.wait(timeout=60) == 130
+    assert "did not let go" in append.log.read_text(encoding="utf-8")
 
 
 def test_help_teaches_by_example(tmp_path: Path, settings: Settings) -> None:

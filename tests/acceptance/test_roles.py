@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,10 +13,11 @@ from pydantic import SecretStr
 from support.apart import connected
 from support.databases import sharded
 from support.models import Noted
+from support.reconciling import repair
 from support.running import running
 from support.waiting import until
 
-from gatelog.console.store import initialise
+from gatelog.console.store import bring_up, initialise
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, HistoricEvent, Producer
@@ -26,7 +27,8 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
 _OF_INDEX = {  # the text says so
-    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records", "index_topics", "cursor_key",
+    "migrations", "index_offsets", "index_frontier_log", "events", "unreadable_records",
+    "kept_records", "index_topics", "cursor_key",
     "indexed_offsets"
 }  # fmt: skip
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -48,25 +50,31 @@ def documented(settings: Settings, tag: str) -> list[str]:
 
 
 @asynccontextmanager
-async def roles(settings: Settings, *, loads: bool = True) -> AsyncIterator[tuple[Settings, Settings]]:
-    """Roles that have what the documentation grants, and nothing else: app and worker."""
+async def roles(
+    settings: Settings, *, loads: bool = True
+) -> AsyncIterator[tuple[Settings, Settings, Callable[[], Awaitable[None]]]]:
+    """Roles that have what the documentation grants, and nothing else: app and worker; and what grants it again."""
     tag = secrets.token_hex(4)
     gate, more, index = documented(settings, tag)
     if not loads:
         gate = "\n".join(line for line in gate.splitlines() if "only for bulk loads" not in line)
     grants = {settings.dsn: [gate]}
     if settings.index_dsns:
-        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|cursor_key)[^;]*;"
+        replaced = r"GRANT [^;]*?(index_offsets|indexed_offsets|\.events|kept_records|cursor_key)[^;]*;"
         grants = {settings.dsn: [re.sub(replaced, _without_index, gate), more], settings.shard_dsns[0]: [index]}
     async with connected(settings.dsn) as connection:
         for role in ("app", "worker"):
             await connection.execute(f"CREATE ROLE {role}{tag} LOGIN PASSWORD '{role}{tag}'")
-    for dsn, texts in grants.items():
-        async with connected(dsn) as connection:
-            for text in texts:
-                await connection.execute(text)
+
+    async def grant() -> None:
+        for dsn, texts in grants.items():
+            async with connected(dsn) as connection:
+                for text in texts:
+                    await connection.execute(text)
+
+    await grant()
     try:
-        yield as_role(settings, f"app{tag}"), as_role(settings, f"worker{tag}")
+        yield as_role(settings, f"app{tag}"), as_role(settings, f"worker{tag}"), grant
     finally:
         for dsn in reversed(grants):
             async with connected(dsn) as connection:
@@ -85,7 +93,23 @@ def _without_index(grant: re.Match[str]) -> str:
 
 
 async def test_the_documented_grants_are_enough(settings: Settings) -> None:
-    async with roles(settings) as (app, worker):
+    async with roles(settings) as (app, worker, _):
+        await _go_the_whole_way(app, worker)
+
+
+async def test_tables_that_were_lost_have_lost_their_grants(settings: Settings) -> None:
+    """`gatelog init` names the roles; the documented statements, run again, are enough."""
+    async with roles(settings) as (app, worker, grant):
+        async with connected(settings.dsn) as connection:
+            await connection.execute(f"DROP TABLE {settings.store}.events, {settings.store}.streams CASCADE")
+        (done,) = await bring_up(settings)
+        names = [urlsplit(own.dsn).username for own in (app, worker)]
+        assert (
+            done.next_steps[-1]
+            == f"What was made anew has no grants. Run those of {', '.join(map(str, names))} again."
+        )
+        await repair(settings)
+        await grant()
         await _go_the_whole_way(app, worker)
 
 
@@ -94,7 +118,7 @@ async def test_the_documented_grants_are_enough_with_the_index_elsewhere(
 ) -> None:
     async with sharded(bare_settings, spare_dsns[:1]) as settings:
         await initialise(settings)
-        async with roles(settings) as (app, worker):
+        async with roles(settings) as (app, worker, _):
             await _go_the_whole_way(app, worker)
 
 
@@ -126,7 +150,7 @@ async def _go_the_whole_way(app: Settings, worker: Settings) -> None:
 
 async def test_a_program_that_appends_can_change_nothing_that_was_stored(settings: Settings) -> None:
     """It tries what its grants are near to. What it may do to its own streams: see the document."""
-    async with roles(settings, loads=False) as (app, _worker), Producer.connect(app) as producer:
+    async with roles(settings, loads=False) as (app, _worker, _), Producer.connect(app) as producer:
         await producer.append("Note-1", [Noted(text="a")], expected_version=ANY)
         async with connected(app.dsn) as connection:
             for statement in _refused(settings.store):

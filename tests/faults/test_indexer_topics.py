@@ -52,7 +52,9 @@ async def test_a_topic_that_was_made_anew_is_recognised(settings: Settings, runn
     await until(made, "the topic is made anew")
     await asyncio.to_thread(write_many, settings, ours)
     seen = r"made again since they were indexed: .*\.Note\..*republish"
-    with pytest.raises(LogMismatchError, match=seen + ("|is gone from Kafka" if running_meanwhile else "")):
+    if running_meanwhile:
+        seen += "|is gone from Kafka|version 2 is neither in the index"
+    with pytest.raises(LogMismatchError, match=seen):
         await (indexing or refused(settings))
     async with Reader.connect(settings) as reader:
         assert [event.id async for event in reader.all()] == [ours.event_id]

@@ -3,11 +3,14 @@
 import asyncio
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaException
 from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster
 from support.models import Noted
+from support.processes import environment, gatelog
+from support.subscribing import consuming
 from support.trial import Row, busy, judge, relay, terminate
 from support.waiting import until
 
@@ -16,6 +19,10 @@ from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
+from gatelog.reader import Subscription
+from gatelog.schemas.envelope import RecordedEvent
+
+FROZEN_MAX_S = 30.0  # librdkafka by itself takes a minute; we take 15 s where nothing else is at work
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,26 @@ async def test_the_coordinator_of_transactions_moves(
     await judge(replicated, clients)
 
 
+async def test_the_coordinator_of_transactions_freezes(
+    replicated: Settings, producer: Producer, brokers: Cluster, long: bool
+) -> None:
+    """It is there, and answers nothing: that is noticed by deadlines, and the others are asked."""
+    row = Row(replicated)
+    async with busy(replicated, producer) as clients:
+        with relay(replicated) as process:
+            await row.moves(50)
+            for _ in range(10 if long else 1):
+                await whole(brokers, topic_of(replicated.store, "Note"), TRANSACTIONS)
+                coordinator = await asyncio.to_thread(brokers.leader_of, TRANSACTIONS)
+                brokers.freeze(coordinator)
+                try:
+                    await row.moves(300, timeout_s=FROZEN_MAX_S)
+                finally:
+                    brokers.thaw(coordinator)
+            assert process.exitcode is None, "it was to go on by itself"
+    await judge(replicated, clients)
+
+
 async def test_two_of_three_brokers_are_down(
     replicated: Settings, producer: Producer, brokers: Cluster, chance: random.Random, long: bool
 ) -> None:
@@ -109,12 +136,17 @@ async def test_two_of_three_brokers_are_down(
 
 
 async def test_partitions_have_no_leader(
-    replicated: Settings, producer: Producer, brokers: Cluster, long: bool
+    replicated: Settings, producer: Producer, brokers: Cluster, long: bool, tmp_path: Path
 ) -> None:
-    """The one broker that is up lacks what the others hold: a relay that starts then finds nothing to ask."""
+    """The one broker that is up lacks what the others hold: a relay that starts then finds nothing to ask.
+
+    A subscription waits, and `gatelog status` says so.
+    """
     row = Row(replicated)
     topic = topic_of(replicated.store, "Note")
-    async with busy(replicated, producer) as clients:
+    watching = Subscription("watch")
+    watching.on(Noted)(ignored)
+    async with consuming(watching, replicated), busy(replicated, producer) as clients:
         with relay(replicated) as process:
             await row.moves(50)
             await whole(brokers, topic, TRANSACTIONS)
@@ -126,8 +158,17 @@ async def test_partitions_have_no_leader(
             brokers.start(behind)
             with relay(replicated) as late:
                 await leaderless(brokers, topic)
-                with pytest.raises(KafkaUnavailableError):
-                    await asyncio.to_thread(tail.ends_of, replicated.kafka_properties, {topic: 3})
+                asking = asyncio.to_thread(tail.ends_of, replicated.kafka_properties, {topic: 3})
+                status, problem = await asyncio.gather(
+                    asyncio.to_thread(gatelog, ["status"], environment(replicated), tmp_path),
+                    asking,
+                    return_exceptions=True,
+                )
+                assert isinstance(problem, KafkaUnavailableError)
+                assert not isinstance(status, BaseException)
+                assert (status.returncode, "Traceback" in status.stderr) == (0, False), status.stderr
+                assert f"no broker leads topic '{topic}' partition " in status.stdout
+                assert "position" in status.stdout
                 epoch = await row.epoch()
                 await terminate(replicated)  # so that one of them starts anew, and the other when that has given up
                 await row.taken_over_since(epoch + 1 if long else epoch)
@@ -135,6 +176,10 @@ async def test_partitions_have_no_leader(
                 await row.moves(300)
                 assert (process.exitcode, late.exitcode) == (None, None), "they were to go on by themselves"
     await judge(replicated, clients)
+
+
+async def ignored(event: RecordedEvent[Noted]) -> None:
+    """Handle an event."""
 
 
 async def leaderless(brokers: Cluster, topic: str) -> None:

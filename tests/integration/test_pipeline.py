@@ -235,5 +235,5 @@ async def test_the_largest_legal_event_goes_the_whole_way(
 
 
 async def test_history_without_a_time_zone_is_refused(producer: Producer) -> None:
-    with pytest.raises(InvalidInputError, match="no time zone"):
+    with pytest.raises(InvalidInputError, match="no datetime with time zone"):
         await producer.load([HistoricEvent("Note-1", 1, Noted(text="x"), datetime(2026, 1, 1))])  # noqa: DTZ001 - the point

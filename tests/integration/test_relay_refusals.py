@@ -5,19 +5,25 @@ from functools import partial
 
 import asyncpg
 import pytest
-from confluent_kafka import admin as kafka_admin
+from support.changes import alter
 from support.kafka import records_of
 from support.models import Noted
 from support.running import running
 from support.waiting import until
 
 from gatelog.core import kafka
-from gatelog.core.errors import LogMismatchError, PublishRefusedError, StoreNotInitialisedError, TopicError
+from gatelog.core.errors import (
+    LogMismatchError,
+    PublishRefusedError,
+    SettingsError,
+    StoreNotInitialisedError,
+    TopicError,
+)
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay
+from gatelog.producer.relay import Relay, publisher
 from gatelog.reader import Reader
 
 
@@ -42,20 +48,7 @@ async def refused(settings: Settings) -> None:
 
 
 def set_record_bytes_max(settings: Settings, bytes_max: int) -> None:
-    admin = kafka.admin(settings.kafka_properties)
-    # The client does not list these names in its __all__.
-    entry = kafka_admin.ConfigEntry(  # type: ignore[attr-defined]
-        "max.message.bytes",
-        str(bytes_max),
-        incremental_operation=kafka_admin.AlterConfigOpType.SET,  # type: ignore[attr-defined]
-    )
-    topic = kafka_admin.ConfigResource(  # type: ignore[attr-defined]
-        kafka_admin.ResourceType.TOPIC,  # type: ignore[attr-defined]
-        f"{settings.store}.Note",
-        incremental_configs=[entry],
-    )
-    for future in admin.incremental_alter_configs([topic]).values():
-        future.result(timeout=30)
+    alter(settings, "max.message.bytes", str(bytes_max))
 
 
 def delete_topic(settings: Settings) -> None:
@@ -113,6 +106,14 @@ async def test_a_topic_that_cannot_be_made_is_named(settings: Settings, producer
     await append(producer, "a")
     with pytest.raises(TopicError, match=rf"{settings.store}\.Note.*[Rr]eplication"):
         await refused(settings.model_copy(update={"topic_replication": 7}))
+
+
+async def test_brokers_that_allow_shorter_transactions_are_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "TRANSACTION_TIMEOUT_MS", 15 * 60 * 1000 + 1)  # a broker's default, and more
+    with pytest.raises(SettingsError, match=r"transaction\.max\.timeout\.ms = 900000, but .* 900001"):
+        await refused(settings)
 
 
 async def test_services_refuse_a_store_without_tables(bare_settings: Settings) -> None:

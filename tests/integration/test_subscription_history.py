@@ -147,7 +147,7 @@ async def test_a_topic_that_lost_its_beginning_only(
     await fill(producer, 120)
     await indexed(reader, 120)
     with Probe(settings) as probe:
-        middles = {place: (low + high) // 2 for place in probe.places(None) for low, high in [probe.bounds(place)]}
+        middles = {place: (low + high) // 2 for place, (low, high) in probe.bounds(probe.places(None)).items()}
     await forget_before(settings, middles)
     judge(await looped(Subscription("whole"), settings, 120), range(1, 121))
     judge(await looped(Subscription("some", categories=["Note"]), settings, 40), range(1, 121, 3))

@@ -7,10 +7,11 @@ in a quorum of three combined nodes, nobody would be left to say which replicas 
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -44,19 +45,26 @@ _JAVA = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "
 
 
 class Cluster:
-    """Three brokers and their controller below one folder."""
+    """Brokers and their controller below one folder; ``listeners``: more of these, with their ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        brokers: Collection[int] = BROKERS,
+        more: Mapping[str, str] = MappingProxyType({}),
+        listeners: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
+        self._brokers, self._more, self._listeners = tuple(brokers), more, listeners
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._ports: dict[int, int] = {}
-        for node in (CONTROLLER, *BROKERS):
-            self._ports[node] = ports.choose(None, self._ports.values())
+        for node in (CONTROLLER, *self._brokers):
+            self._ports[node] = ports.choose(None, [*self._ports.values(), *listeners.values()])
         folder.mkdir(parents=True)
         lock, cache = read_lock(), jars.cache_folder()
         classpath = os.pathsep.join(str(path) for path in jars.ensure_jars(lock, cache, no_progress))
         self._env = {**os.environ, "CLASSPATH": classpath, "LC_ALL": "C.UTF-8"}
-        self.servers = ",".join(f"{ports.HOST}:{self._ports[node]}" for node in BROKERS)
+        self.servers = ",".join(f"{ports.HOST}:{self._ports[node]}" for node in self._brokers)
         self._admin = AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def format(self) -> None:
@@ -69,7 +77,7 @@ class Cluster:
             run_checked([*tool, "-t", cluster, "-c", f"{node}.properties"], "format", env=self._env, cwd=self._folder)
 
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(one, (CONTROLLER, *BROKERS)))
+            list(threads.map(one, (CONTROLLER, *self._brokers)))
 
     def start(self, *nodes: int) -> None:
         """Start those of the nodes that do not run; they may not be ready yet."""
@@ -89,6 +97,14 @@ class Cluster:
     def stop(self, *nodes: int) -> None:
         """SIGTERM: the broker hands over what it leads first."""
         self._end(nodes, signal.SIGTERM)
+
+    def freeze(self, node: int) -> None:
+        """SIGSTOP: its connections stay, and nobody answers."""
+        self._processes[node].send_signal(signal.SIGSTOP)
+
+    def thaw(self, node: int) -> None:
+        """Let a frozen broker go on."""
+        self._processes[node].send_signal(signal.SIGCONT)
 
     def _end(self, nodes: tuple[int, ...], number: signal.Signals) -> None:
         ended = [self._processes.pop(node) for node in nodes if node in self._processes]
@@ -131,14 +147,15 @@ class Cluster:
         if node == CONTROLLER:
             role = {"process.roles": "controller", "listeners": f"CONTROLLER://{own}"}
         else:
-            listener = f"PLAINTEXT://{own}"
+            others = [f"{name}://{ports.HOST}:{port}" for name, port in self._listeners.items()]
+            listener = ",".join([f"PLAINTEXT://{own}", *others])
             role = {"process.roles": "broker", "listeners": listener, "advertised.listeners": listener}
         chosen = {
             "node.id": str(node),
             "controller.quorum.voters": f"{CONTROLLER}@{ports.HOST}:{self._ports[CONTROLLER]}",
             "log.dirs": f"data-{node}",
         }
-        lines = [f"{name}={value}\n" for name, value in {**_COMMON, **role, **chosen}.items()]
+        lines = [f"{name}={value}\n" for name, value in {**_COMMON, **self._more, **role, **chosen}.items()]
         (self._folder / f"{node}.properties").write_text("".join(lines))
 
 

@@ -37,6 +37,21 @@ def _record(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - Avro's JSON
     return {"type": "record", "name": "R", "fields": [{"name": "a", "type": kind}]}
 
 
+def _nulls(fields: int, *others: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - Avro's JSON
+    return [*others, *({"name": f"n{nth}", "type": "null"} for nth in range(fields))]
+
+
+def _doubled(levels: int) -> dict[str, Any]:
+    """A few bytes a level, each of which has twice as many values as the one below, and takes no bytes."""
+    made: dict[str, Any] = {"type": "record", "name": "D0", "fields": []}
+    for level in range(1, levels):
+        fields = [{"name": "a", "type": made}, {"name": "b", "type": f"D{level - 1}"}]
+        made = {"type": "record", "name": f"D{level}", "fields": fields}
+    return made
+
+
+_WIDE = {"type": "record", "name": "W", "fields": _nulls(20_000, {"name": "u", "type": ["null", "int"]})}
+_KIDS = {"name": "kids", "type": {"type": "array", "items": "K"}}
 _DECIMAL = _record({"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2})
 TARGETED: list[tuple[str, dict[str, Any], bytes]] = [
     ("a list of a million", _LIST, b"\2" * _PAYLOAD + b"\0"),
@@ -48,6 +63,18 @@ TARGETED: list[tuple[str, dict[str, Any], bytes]] = [
         "arrays of nulls in an array",
         _record({"type": "array", "items": {"type": "array", "items": "null"}}),
         number(1_000) + (number(10**6) + b"\0") * 1_000 + b"\0",
+    ),
+    ("a record that doubles with each level", _doubled(30), b""),
+    ("the same, deeper than anybody could walk", _doubled(60), b""),
+    ("an array of it", _record({"type": "array", "items": _doubled(60)}), number(1) + b"\0"),
+    ("a map of it", _record({"type": "map", "values": _doubled(12)}), number(10**4) + b"\0" * 10**4 + b"\0"),
+    ("a branch of it", _record({"type": "array", "items": ["null", _doubled(13)]}), number(99) + b"\2" * 99 + b"\0"),
+    ("a record of 20,000 nulls", {"type": "record", "name": "N", "fields": _nulls(20_000)}, b""),
+    ("records of 20,000 nulls", _record({"type": "array", "items": _WIDE}), number(10**5) + b"\0" * 10**5 + b"\0"),
+    (
+        "a tree of 500 nulls each",
+        {"type": "record", "name": "K", "fields": _nulls(500, _KIDS)},
+        number(10**5) + b"\0" * 10**5 + b"\0",
     ),
     ("2^62 integers", _record({"type": "array", "items": "int"}), number(2**62) + b"\2" * 100),
     ("2^40 entries", _record({"type": "map", "values": "int"}), number(2**40) + b"\2a\2"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gatelog.core.settings import Settings
 
-_COMMAND = (sys.executable, "-c", "from gatelog.console.app import main; main()")
+_COMMAND = (sys.executable, "-m", "gatelog.console")
 TIMEOUT_S = 120
 
 

@@ -110,14 +110,14 @@ class Row:
         """How often a relay has taken over."""
         return int(await self._value("epoch"))
 
-    async def moves(self, events: int = 1) -> None:
+    async def moves(self, events: int = 1, timeout_s: float = 60.0) -> None:
         """Wait until so many more events are published."""
         wanted = await self.position() + events
 
         async def is_there() -> bool:
             return await self.position() >= wanted
 
-        await until(is_there, f"the relay publishes up to {wanted}")
+        await until(is_there, f"the relay publishes up to {wanted}", timeout_s)
 
     async def taken_over_since(self, epoch: int) -> None:
         """Wait until a relay, the same or another, has taken over."""

@@ -23,6 +23,7 @@ class Writers:
     producer: Producer
     chance: random.Random
     characters: int = 1  # of an event
+    pause_s: float = 0.0  # of each writer after each append
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     acknowledged: dict[tuple[str, int], UUID] = field(default_factory=dict)
     errors: list[GatelogError] = field(default_factory=list)  # that callers saw: each was followed by a repetition
@@ -68,6 +69,7 @@ class Writers:
                 for done in answers:
                     for version, event_id in enumerate(done.event_ids, done.first_version):
                         self.acknowledged[done.stream, version] = event_id
+                await asyncio.sleep(self.pause_s)
                 return answers
 
     async def judge(self, reader: Reader) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gatelog.core.domain import RECORDED_FROM
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER
 from gatelog.schemas.envelope import (
@@ -20,7 +21,9 @@ from gatelog.schemas.envelope import (
 )
 
 SOURCE = source_of("shop")
-TIMES = st.datetimes(min_value=datetime(1970, 1, 1)).map(lambda when: when.replace(tzinfo=UTC))  # noqa: DTZ001 - made aware here
+TIMES = st.datetimes(RECORDED_FROM.replace(tzinfo=None), datetime(9999, 12, 30)).map(  # noqa: DTZ001 - made aware here
+    lambda when: when.replace(tzinfo=UTC)
+)
 RECORDS = st.builds(
     Record,
     stream=st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=50).map(
@@ -104,8 +107,18 @@ def test_records_of_others_are_told_apart(found: Headers | None) -> None:
         ({"ce_type": b"A" * 256}, WIRE),  # what follows is more than Postgres takes
         ({"ce_time": b"0001-01-01T00:00:00+14:00"}, WIRE),
         ({"ce_time": b"9999-12-31T23:59:59-14:00"}, WIRE),
+        ({"ce_time": b"9999-12-31T00:00:00+00:00"}, WIRE),  # no time in some zone
+        ({"ce_time": b"0001-01-01T23:59:59+00:00"}, WIRE),
         ({}, b"\x00\x80\x00\x00\x00x"),
         ({"ce_streamversion": b"0"}, WIRE),
+        *(
+            ({name: b}, WIRE)
+            for name in ("ce_streamversion", "ce_position")
+            for b in (b"+1", b" 1", b"1_0", b"1\n", b"")
+        ),
+        ({"ce_position": "\u0661".encode()}, WIRE),
+        ({"ce_metadata": b"[1]"}, WIRE),
+        ({"ce_metadata": b"3"}, WIRE),
         ({"ce_position": b"9223372036854775808"}, WIRE),
         ({"ce_metadata": b"{"}, WIRE),
         ({"ce_metadata": b'{"a": "\\u0000"}'}, WIRE),
@@ -128,6 +141,13 @@ def test_no_header_and_no_value_brings_the_reader_down(changed: dict[str, str | 
     except UndecodableRecordError:
         return
     assert value[:1] == b"\x00"
+
+
+@pytest.mark.parametrize("number", ["1e-20000", "0e-99999999", f"0.{'0' * 17_000}1"])
+def test_numbers_that_postgres_would_refuse_become_those_that_python_reads(number: str) -> None:
+    """One of them would fail every query of the view ``event_log``."""
+    record = parse_record(SOURCE, {**headers(EXAMPLE), "ce_metadata": f'{{"a": {number}}}'}, WIRE)
+    assert record.metadata_json == '{"a":0.0}'
 
 
 def test_times_keep_microseconds() -> None:

@@ -75,6 +75,7 @@ def _chunks(data: st.DataObject, places: Sequence[int]) -> list[Sequence[int]]:
 
 def test_marks_survive_kafka_and_strangers_have_no_position() -> None:
     assert marks_of(kafka_marks({PLACE: Mark(7, 12)})) == {PLACE: Mark(7, 12)}
+    assert marks_of(kafka_marks({PLACE: Mark(7, None, 3)})) == {PLACE: Mark(7, None, 3)}
     assert marks_of(kafka_marks({PLACE: Mark(7)})) == {PLACE: Mark(7)}
     strange = [TopicPartition(*PLACE, 3, metadata=text) for text in ("x", "gatelog position=", "position=4", "")]
     assert [marks_of([each])[PLACE] for each in strange] == [Mark(3)] * 4
@@ -86,5 +87,8 @@ def test_what_is_not_known_stays_so_until_an_event_tells() -> None:
     assert trail.mark(8) == Mark(8), "records of other types"
     trail.took([9, 11], [40, 44])
     assert trail.mark(9) == Mark(9, 39)
+    trail.epoch = 2
+    assert trail.mark(9) == Mark(9, 39, 2), "what was read since is of one history with what stands before"
+    trail.epoch = None
     assert trail.mark(10) == Mark(10, 40)
     assert trail.mark(12) == Mark(12, 44)

@@ -58,6 +58,26 @@ def test_any_librdkafka_property(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }
 
 
+def test_what_kubernetes_sets_for_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each service, in every pod; a service may be called gatelog-kafka."""
+    for service in ("GATELOG", "GATELOG_KAFKA", "GATELOG_KAFKA_0", "GATELOG_POSTGRES", "GATELOG_STORE"):
+        for name, value in {
+            "SERVICE_HOST": "10.0.0.11",
+            "SERVICE_PORT": "9092",
+            "SERVICE_PORT_TCP_CLIENTS": "9092",
+            "PORT": "tcp://10.0.0.11:9092",
+            "PORT_9092_TCP": "tcp://10.0.0.11:9092",
+            "PORT_9092_TCP_PROTO": "tcp",
+            "PORT_9092_TCP_PORT": "9092",
+            "PORT_9092_TCP_ADDR": "10.0.0.11",
+        }.items():
+            monkeypatch.setenv(f"{service}_{name}", value)
+    assert Settings.load().kafka == {}
+    for typo in ("GATELOG_KAFKA_BOOTSTRAP_PORT", "GATELOG_KAFKA_PORT_9092", "GATELOG_KAFKA_1_PORT"):
+        monkeypatch.setenv(typo, "x")
+    assert Settings.load().kafka.keys() == {"bootstrap.port", "port.9092", "1.port"}, "librdkafka refuses these"
+
+
 def test_secrets_are_not_shown() -> None:
     assert "secret" not in repr(Settings.load(postgres_dsn="postgresql://me:secret@host/db"))
 

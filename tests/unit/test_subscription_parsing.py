@@ -32,6 +32,9 @@ class Message(NamedTuple):
     def offset(self) -> int:
         return self.offset_
 
+    def leader_epoch(self) -> int:
+        return 5
+
     def headers(self) -> Headers:
         return self.headers_
 
@@ -66,7 +69,7 @@ def test_what_is_looked_at_is_what_was_written() -> None:
     assert (event.schema_id, event.raw, event.id, event.recorded_at) == (5, b"abc", whole.id, whole.recorded_at)
     assert (event.correlation_id, event.causation_id) == (whole.correlation_id, None)
     assert event.metadata == {"a": 1}
-    assert (batch.offsets, batch.next_offset, batch.assignment) == ([4], 5, 1)
+    assert (batch.offsets, batch.next_offset, batch.assignment, batch.epoch) == ([4], 5, 1, 5)
 
 
 @given(

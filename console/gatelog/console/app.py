@@ -12,6 +12,7 @@ from rich.console import Console
 from gatelog.console import (
     consuming,
     demo,
+    ending,
     events,
     imports,
     index_fields,
@@ -34,8 +35,6 @@ from gatelog.console import (
 )
 from gatelog.core import logs
 from gatelog.core.errors import GatelogError
-
-INTERRUPTED: Final = 130
 
 _HELP: Final = """An event store on Postgres and Kafka.
 
@@ -131,14 +130,13 @@ _keep_examples(app)
 
 def main() -> None:
     """Run the command line; an error of gatelog is one clear message on standard error and an exit code."""
+    ending.listen()
     logs.configure(json=not sys.stderr.isatty(), level="warning")  # services, which run for long, say more
     try:
         app()
     except GatelogError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # `gatelog read … | head`
         sys.stderr.close()
         sys.exit(0)

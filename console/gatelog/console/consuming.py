@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from gatelog.console import options
+from gatelog.console import ending, options
 from gatelog.console.programs import imported
 from gatelog.console.running import JsonLogs, until_signal
 from gatelog.core import logs, services
@@ -117,7 +117,7 @@ def _command(
 ) -> list[str]:
     given = {"--concurrency": concurrency, "--store": store, "--home": home}
     optional = [text for name, value in given.items() if value is not None for text in (name, str(value))]
-    program = [sys.executable, "-c", "from gatelog.console.app import main; main()"]
+    program = [sys.executable, "-m", "gatelog.console"]
     return [*program, "consume", *targets, *optional, *(["--json-logs"] if json_logs else [])]
 
 
@@ -129,6 +129,7 @@ def _supervise(command: list[str], count: int) -> int:
         nonlocal is_stopping
         is_stopping = True
 
+    ending.leave_to_services()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     running = [_start(command) for _ in range(count)]

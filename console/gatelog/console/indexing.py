@@ -10,8 +10,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from gatelog.console import options
+from gatelog.console.losses import index_is_back
 from gatelog.console.output import print_json, print_table
 from gatelog.console.progress import StageBars, bars
+from gatelog.console.store import bring_up, examine
 from gatelog.core import logs, postgres, shards
 from gatelog.core.errors import InvalidInputError, PostgresUnavailableError
 from gatelog.core.settings import Settings
@@ -52,6 +54,7 @@ def rebuild(
     """Fill a fresh index from Kafka beside the live one, and put it in its place; reads, appends, indexing go on.
 
     Needs the role that owns the tables, and disk space for a second index. If it is broken off, the next run goes on.
+    Tables that were lost are made anew first, as `gatelog init` does.
     Shards are rebuilt one after the other. The exit code is 8 if positions are missing in the result.
 
       gatelog index rebuild
@@ -59,6 +62,7 @@ def rebuild(
     """
     settings = options.settings_of(store, home)
     logs.configure(json=json or not sys.stderr.isatty())
+    asyncio.run(_mend(settings))
     results = []
     for number in range(max(1, len(settings.index_dsns))) if shard is None else [shard]:
         with bars() as progress:
@@ -68,8 +72,20 @@ def rebuild(
             print_json(asdict(results[-1]))
         else:
             _show(settings, results[-1])
+    if not settings.index_dsns:
+        asyncio.run(index_is_back(settings))
     if results[-1].frontier < max(done.highest for done in results):
         raise typer.Exit(INCOMPLETE)
+
+
+async def _mend(settings: Settings) -> None:
+    """Make what was lost of a store that is there: all of it, since other parts depend on the tables of the index."""
+    found = await examine(settings)
+    if any(each.applied for each in found) or not any(each.mended for each in found):
+        return
+    for each in await bring_up(settings):
+        for line in (*each.mended, *each.left, *each.next_steps):
+            typer.echo(f"gatelog init: {line}", err=True)
 
 
 def _of_all(settings: Settings, done: Rebuilt) -> int:

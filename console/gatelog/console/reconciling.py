@@ -101,7 +101,9 @@ def _show(store: str, found: Findings, *, applied: bool, file: str | None) -> No
         "in Kafka": f"up to position {found.kafka_position:,}",
     }
     if found.restored:
-        facts["restored"] = "the tables come from a dump: transaction ids began anew"
+        facts["restored"] = (
+            "tables come from a dump, or were lost and made anew: what they say of Kafka means nothing"
+        )
     if found.lost:
         facts["only in Kafka"] = f"{found.lost:,} events, {_some(found.lost_examples)}"
     if found.tick_lacks:
@@ -115,6 +117,8 @@ def _show(store: str, found: Findings, *, applied: bool, file: str | None) -> No
         facts[f"obstacle {number}"] = obstacle
     if found.foreign:
         facts["foreign records"] = f"{found.foreign:,}, passed over: {found.foreign_examples[0]}"
+    if found.aside:
+        facts["set aside"] = f"{found.aside:,} records were set aside by indexers, and count here"
     if found.copies:
         facts["copies"] = f"{found.copies:,} records repeat others, passed over"
     if found.unreadable:
@@ -133,7 +137,8 @@ def _outcome(found: Findings, *, applied: bool, file: str | None) -> str:
     removed = f" {found.conflicting:,} conflicting events were removed; they are in {file}." if file else ""
     follows = f"position {found.kafka_position:,}; {found.due:,} events are published next"
     if applied:
-        return f"Repaired: Postgres follows Kafka up to {follows}.{removed} Start the relay and the indexer."
+        retry = " Then run `gatelog index retry` for what indexers have set aside." if found.aside else ""
+        return f"Repaired: Postgres follows Kafka up to {follows}.{removed} Start the relay and the indexer.{retry}"
     if found.obstacles:
         return "`gatelog reconcile` cannot repair this: see the obstacles. Nothing was changed."
     flag = " --drop-conflicting" if found.conflicting else ""

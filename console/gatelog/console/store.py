@@ -1,19 +1,20 @@
 """``gatelog init`` and ``status``: a store's tables, and where everything stands."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from gatelog.console import options, services
+from gatelog.console import losses, options, services
 from gatelog.console.output import print_json, print_table
-from gatelog.core import dsns, migrations, postgres, shards
+from gatelog.core import dsns, kafka, mending, migrations, postgres, shards
 from gatelog.core.errors import GatelogError, IndexPlaceError
+from gatelog.core.mending import Outcome
 from gatelog.core.migrations import Migration
 from gatelog.core.settings import Settings
 from gatelog.indexer import shard
@@ -27,6 +28,7 @@ READER_PARTS: Final = ("gatelog.reader.folds", "gatelog.reader.subscriptions", "
 PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
 GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE, *READER_PARTS)
 SHARD_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.indexer", shard.PACKAGE)  # schemas: for a function
+INCOMPLETE: Final = 4
 
 
 def init(
@@ -34,26 +36,49 @@ def init(
         bool,
         typer.Option("--adopt-index", help="The gate's database was lost: take the index in index_dsns as it is."),
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; say what would be made. Exit code 4 if anything would.")
+    ] = False,
     store: options.Store = None,
     home: options.Home = None,
     json: options.Json = False,
 ) -> None:
     """Create a store's tables in Postgres, or bring them up to date. Safe to run again, and by many at once.
 
-    gatelog init
-    gatelog init --store billing
+    It compares what is there with what it would make: what was lost or changed is named, and made anew where that is
+    safe; what is to be done next is said. The exit code is 4 if something is left that it cannot repair.
+
+      gatelog init
+      gatelog init --check
+      gatelog init --store billing
     """
     settings = options.settings_of(store, home)
-    made = asyncio.run(initialise(settings, adopt_index=adopt_index))
-    applied = [f"{m.part}/{m.number:04}_{m.name}" for m in made]
+    done = asyncio.run(examine(settings) if check else bring_up(settings, adopt_index=adopt_index))
+    made = [f"{m.part}/{m.number:04}_{m.name}" for each in done for m in each.applied]
+    mended = [str(found) for each in done for found in each.mended]
+    left = [str(found) for each in done for found in each.left]
+    steps = [step for each in done for step in each.next_steps]
     if json:
-        print_json({"store": settings.store, "applied": applied})
+        print_json({"store": settings.store, "applied": made, "mended": mended, "left": left, "next_steps": steps})
     else:
-        print_table(f"Store {settings.store!r}", {"applied": ", ".join(applied) or "nothing, it is up to date"})
+        would = "would be " if check else ""
+        facts = {f"{would}applied": made, f"{would}made or repaired": mended, "cannot be repaired": left}
+        shown = {title: ", ".join(rows) for title, rows in facts.items() if rows}
+        print_table(f"Store {settings.store!r}", shown or {"applied": "nothing, it is up to date"})
+        for number, step in enumerate(steps, 1):
+            typer.echo(f"Next, {number}: {step}")
+    if left or (check and (made or mended or steps)):
+        raise typer.Exit(INCOMPLETE)
 
 
 async def initialise(settings: Settings, *, adopt_index: bool = False) -> list[Migration]:
-    """Apply every part's migrations that are missing, in the gate's database and in those of the index; return them.
+    """Make what is missing, in all databases of a store, and return the migrations that were; see ``bring_up``."""
+    done = await bring_up(settings, adopt_index=adopt_index)
+    return [migration for each in done for migration in each.applied]
+
+
+async def bring_up(settings: Settings, *, adopt_index: bool = False) -> list[Outcome]:
+    """Make what every part's migrations make, in the gate's database and in those of the index, where it is missing.
 
     ``adopt_index``: a gate that is new takes over the shards of one that was lost.
 
@@ -63,10 +88,17 @@ async def initialise(settings: Settings, *, adopt_index: bool = False) -> list[M
     keys = await _keys_of_shards(
         settings, check=adopt_index
     )  # first: who makes the store at this moment begins with the gate
-    applied = await _initialise_gate(settings, keys, adopt_index=adopt_index)
-    for number in range(len(settings.index_dsns)):
-        applied += await _initialise_shard(settings, number)
-    return applied
+    done = [await _initialise_gate(settings, keys, adopt_index=adopt_index)]
+    return done + [await _initialise_shard(settings, number) for number in range(len(settings.index_dsns))]
+
+
+async def examine(settings: Settings) -> list[Outcome]:
+    """Say what ``bring_up`` would find, and change nothing."""
+    found = []
+    for number, dsn in ((None, settings.dsn), *enumerate(settings.shard_dsns)):
+        async with _connection(settings, dsn, "gatelog init") as connection:
+            found.append(await _apply(connection, settings, number, check=True))
+    return found
 
 
 async def _keys_of_shards(settings: Settings, *, check: bool) -> dict[int, UUID]:
@@ -80,12 +112,12 @@ async def _keys_of_shards(settings: Settings, *, check: bool) -> dict[int, UUID]
     return keys
 
 
-async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_index: bool) -> list[Migration]:
+async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_index: bool) -> Outcome:
     async with _connection(settings, settings.dsn, "gatelog init") as connection:
         there = await shards.tables(connection, settings.store)
         shards.refuse_other_place(settings, there)
         if not settings.index_dsns:
-            return await _apply(connection, settings, PARTS)
+            return await _apply(connection, settings, None)
         await shards.refuse_other(connection, settings, None, None)
         if keys and not there.is_pinned and not adopt_index:
             raise IndexPlaceError(
@@ -101,12 +133,12 @@ async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_i
                 if there.is_pinned
                 else "the databases of index_dsns do not hold the index of one store: nothing was adopted.",
             )
-        applied = await _apply(connection, settings, GATE_PARTS)
+        done = await _apply(connection, settings, None)
         await shards.pin(connection, settings, None, min(keys.values()) if adopt_index else None)
-        return applied
+        return done
 
 
-async def _initialise_shard(settings: Settings, number: int) -> list[Migration]:
+async def _initialise_shard(settings: Settings, number: int) -> Outcome:
     async with _connection(settings, settings.dsn, "gatelog init") as gate:
         key = await shards.check_gate(gate, settings)
     dsn = settings.shard_dsns[number]
@@ -118,14 +150,20 @@ async def _initialise_shard(settings: Settings, number: int) -> list[Migration]:
                 "needs one of its own.",
             )
         await shards.refuse_other(connection, settings, number, key)
-        applied = await _apply(connection, settings, SHARD_PARTS)
+        done = await _apply(connection, settings, number)
         await shards.pin(connection, settings, number, key)
-        return applied
+        return done
 
 
-async def _apply(connection: postgres.Connection, settings: Settings, parts: Sequence[str]) -> list[Migration]:
+async def _apply(
+    connection: postgres.Connection, settings: Settings, number: int | None, *, check: bool = False
+) -> Outcome:
+    parts = SHARD_PARTS if number is not None else GATE_PARTS if settings.index_dsns else PARTS
     wanted = [migration for part in parts for migration in migrations.of(part)]
-    return await migrations.apply(connection, settings.store, wanted)
+    done = await mending.bring_up(connection, settings.store, wanted, losses.settle(settings, number), check=check)
+    if number is not None or done.applied or done.mended:
+        return done
+    return replace(done, next_steps=await losses.awaited(connection, settings))
 
 
 @asynccontextmanager
@@ -152,7 +190,7 @@ def status(store: options.Store = None, home: options.Home = None, json: options
     report: dict[str, Any] = {"store": settings.store, "services": _services(services.home_of(home))}
     problem: GatelogError | None = None
     try:
-        report |= asyncio.run(_tables(settings))
+        report |= asyncio.run(_standing(settings))
     except GatelogError as error:
         problem = error
     _show(report, json=json)
@@ -162,6 +200,28 @@ def status(store: options.Store = None, home: options.Home = None, json: options
 
 def _services(home: Path) -> list[dict[str, Any]]:
     return [asdict(service) for service in services.local(home).status()] if home.exists() else []
+
+
+async def _standing(settings: Settings) -> dict[str, Any]:
+    """Ask Postgres and Kafka at the same time: what one tells is told, whatever the other does."""
+    trouble = asyncio.create_task(asyncio.to_thread(_trouble_of_kafka, settings))
+    try:
+        tables = await _tables(settings)
+    finally:
+        await asyncio.wait([trouble])
+    return {**tables, "kafka_trouble": trouble.result()}
+
+
+def _trouble_of_kafka(settings: Settings) -> str | None:
+    """Say what is wrong with Kafka, if anything."""
+    try:
+        properties = settings.kafka_properties
+        leaderless = kafka.leaderless(kafka.admin(properties), properties, settings.store)
+    except GatelogError as error:
+        return str(error)
+    if not leaderless:
+        return None
+    return f"no broker leads {kafka.named(leaderless)}: what waits for that goes on when brokers that hold it are up"
 
 
 async def _tables(settings: Settings) -> dict[str, Any]:
@@ -234,9 +294,11 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
     if "producer" in report:
         produced, indexed = report["producer"], report["index"]
         oldest = produced["outbox_oldest_s"]
+        awaits = {"waits for": f"`gatelog {produced['awaits']}`: a table was lost"} if produced["awaits"] else {}
         print_table(
             f"Store {report['store']!r}",
             {
+                **awaits,
                 "outbox": f"{produced['outbox_events']:,} events"
                 + (f", the oldest for {oldest:.1f} s" if oldest is not None else ""),
                 "relay": f"{_active(produced['relay_is_active'])}, position {produced['position']:,}, "
@@ -244,6 +306,7 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
                 "index": f"{_active(indexed['indexer_is_active'])}, frontier {indexed['frontier']:,}, "
                 f"{report['index_lag_events']:,} events behind the relay",
                 "unreadable records": f"{indexed['unreadable']:,}",
+                "kafka": report["kafka_trouble"] or "answers",
             },
         )
         for number, each in enumerate(report.get("index_shards", [])):

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
 
@@ -11,6 +12,9 @@ STREAM_ID_BYTES_MAX: Final = 255
 CATEGORY_BYTES_MAX: Final = 72  # three characters a byte, escaped, and the store's name fit Kafka's 249
 STORE_CHARACTERS_MAX: Final = 32
 EVENT_TYPE_BYTES_MAX: Final = 255
+# A day within what a datetime holds, so that it is one in every time zone, and never Postgres' infinity.
+RECORDED_FROM: Final = datetime.min.replace(tzinfo=UTC) + timedelta(days=1)
+RECORDED_BEFORE: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 _STORE: Final = re.compile(rf"[a-z][a-z0-9]{{0,{STORE_CHARACTERS_MAX - 1}}}")
 _TOPIC_ESCAPED: Final = re.compile(rb"-([0-9A-F]{2})")

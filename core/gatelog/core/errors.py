@@ -57,14 +57,28 @@ class KafkaUnavailableError(GatelogError):
 
 
 class StoreNotInitialisedError(GatelogError):
-    """The store has no tables in this database, or they are older than this program."""
+    """The store has no tables in this database, lacks one of them, or they are older than this program."""
 
     exit_code = 4
 
-    def __init__(self, store: str, found: int, needed: int) -> None:
+    def __init__(self, store: str, found: int, needed: int, lacking: str | None = None) -> None:
         self.store, self.found, self.needed = store, found, needed
         state = f"is at migration {found} of {needed}" if found else "has no tables in this database"
-        super().__init__(f"Store {store!r} {state}. Run `gatelog init` (safe to run by many at once).")
+        if lacking is not None:
+            state = f"has no tables in this database, or has lost one ({lacking})"
+        super().__init__(
+            f"Store {store!r} {state}. Run `gatelog init`: it makes what is missing, and says what to do next."
+        )
+
+
+class StoreAwaitsError(GatelogError):
+    """A table of the store was lost and made anew, and what it held was not brought back yet."""
+
+    exit_code = 8
+
+    def __init__(self, store: str, why: str) -> None:
+        self.store = store
+        super().__init__(f"Store {store!r}: {why} (docs/operations.md says more).")
 
 
 class StoreNewerThanProgramError(GatelogError):
@@ -234,8 +248,8 @@ class HistoryGoneError(GatelogError):
         self.topic, self.partition, self.offset = topic, partition, offset
         super().__init__(
             f"Topic {topic!r} partition {partition}: the next record to read is gone from Kafka ({why}). Retention "
-            "removed it, or the topic was made anew. Nothing was skipped. Bring the records back (`gatelog "
-            "republish`), or begin behind what is lost under another name (Start.after, start_after)."
+            "removed it, the topic was made anew, or brokers have lost its end. Nothing was skipped. Bring the "
+            "records back (`gatelog republish`), or begin behind them under another name (Start.after, start_after)."
         )
 
 
@@ -306,6 +320,21 @@ class IndexIncompleteError(GatelogError):
 
 
 # --- reading and schemas ---------------------------------------------------------------------------
+
+
+class StreamIncompleteError(GatelogError):
+    """Versions of a stream are missing between others. Nothing of the page was returned."""
+
+    exit_code = 8
+
+    def __init__(self, stream: str, first: int, last: int) -> None:
+        self.stream, self.first, self.last = stream, first, last
+        what = f"versions {first:,} to {last:,} are" if last > first else f"version {first:,} is"
+        super().__init__(
+            f"Stream {stream!r}: {what} missing in the index, and not in the outbox either. Nothing was returned. "
+            "Were records kept aside (`gatelog index unreadable`)? Otherwise the index has lost them: `gatelog "
+            "verify` says what is missing, and `gatelog index rebuild` brings back what Kafka holds."
+        )
 
 
 class StreamNotFoundError(GatelogError):

@@ -78,25 +78,41 @@ async def apply(connection: postgres.Connection, store: str, migrations: list[Mi
             "text. Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
         )
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        await connection.execute(with_store(_RECORD, store))
-        rows = await connection.fetch(with_store("SELECT part, number, sha256 FROM @store.migrations", store))
-        applied = {(row["part"], row["number"]): row["sha256"] for row in rows}
-        _compare(store, applied, migrations)
-        missing = [m for m in migrations if (m.part, m.number) not in applied]
-        for migration in missing:
-            await connection.execute(with_store(migration.text, store))
-            await connection.execute(
-                with_store(
-                    "INSERT INTO @store.migrations (part, number, name, sha256) VALUES ($1, $2, $3, $4)",
-                    store,
-                ),
-                migration.part,
-                migration.number,
-                migration.name,
-                migration.sha256,
-            )
-        return missing
+        await lock(connection)
+        return await apply_within(connection, store, migrations)
+
+
+async def apply_within(connection: postgres.Connection, store: str, migrations: list[Migration]) -> list[Migration]:
+    """Apply what is missing in the transaction that is open, under ``lock``; raises what ``apply`` raises.
+
+    Not in a savepoint, which has a transaction id of its own: see the witness of restores.
+    """
+    await connection.execute(with_store(_RECORD, store))
+    known = await applied(connection, store, migrations)
+    missing = [m for m in migrations if m not in known]
+    for migration in missing:
+        await connection.execute(with_store(migration.text, store))
+        await connection.execute(
+            with_store("INSERT INTO @store.migrations (part, number, name, sha256) VALUES ($1, $2, $3, $4)", store),
+            migration.part,
+            migration.number,
+            migration.name,
+            migration.sha256,
+        )
+    return missing
+
+
+async def lock(connection: postgres.Connection) -> None:
+    """Wait until nobody else makes tables, and keep others from it until the transaction ends."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+
+
+async def applied(connection: postgres.Connection, store: str, migrations: list[Migration]) -> list[Migration]:
+    """Return those that the store's record names; raises what ``apply`` raises."""
+    rows = await connection.fetch(with_store("SELECT part, number, sha256 FROM @store.migrations", store))
+    known = {(row["part"], row["number"]): row["sha256"] for row in rows}
+    _compare(store, known, migrations)
+    return [m for m in migrations if (m.part, m.number) in known]
 
 
 def _compare(store: str, applied: dict[tuple[str, int], str], migrations: list[Migration]) -> None:

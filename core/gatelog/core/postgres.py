@@ -14,6 +14,7 @@ from gatelog.core.errors import (
     GatelogError,
     PostgresUnavailableError,
     SettingsError,
+    StoreAwaitsError,
     StoreNotInitialisedError,
 )
 from gatelog.core.sql import queries
@@ -51,11 +52,13 @@ _LOST: Final = (
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+FAILED: Final = (*_LOST, asyncpg.PostgresError)  # whatever a statement may raise
 _MISSING: Final = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedFunctionError,
 )
+_AWAITS: Final = "GL001"  # the store's own functions raise it
 _REFUSED: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
@@ -69,7 +72,8 @@ def translated(store: str, dsn: str) -> Iterator[None]:
 
     Raises:
         PostgresUnavailableError: no answer, or the connection ended.
-        StoreNotInitialisedError: the tables are missing.
+        StoreNotInitialisedError: the tables are missing, or one of them.
+        StoreAwaitsError: a table was lost, and is not filled again.
         SettingsError: Postgres refused the user or the database.
     """
     try:
@@ -77,7 +81,7 @@ def translated(store: str, dsn: str) -> Iterator[None]:
     except GatelogError:
         raise
     except _MISSING as error:
-        raise StoreNotInitialisedError(store, 0, 1) from error
+        raise StoreNotInitialisedError(store, 0, 1, str(error)) from error
     except _REFUSED as error:
         raise SettingsError(f"Postgres at {dsns.where(dsn)} refused the connection: {error}") from error
     except _LOST as error:
@@ -85,6 +89,10 @@ def translated(store: str, dsn: str) -> Iterator[None]:
             f"Postgres at {dsns.where(dsn)} does not answer or ended the connection "
             f"({type(error).__name__}: {error}). Is it running? Local one: `gatelog status`."
         ) from error
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != _AWAITS:
+            raise
+        raise StoreAwaitsError(store, str(error)) from error
 
 
 class TransactionConnection(_AnyConnection):

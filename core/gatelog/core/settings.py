@@ -6,6 +6,7 @@ Any librdkafka property is taken: ``GATELOG_KAFKA_SECURITY_PROTOCOL`` sets ``sec
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -36,6 +37,11 @@ ENDPOINTS_FILE: Final = "endpoints.toml"
 SHARDS_MAX: Final = 64
 _ENVELOPE_BYTES_MAX: Final = 8 * 1024  # stream id (as key and header), type, trace context, ids, framing
 _KAFKA_PREFIX: Final = "GATELOG_KAFKA_"
+_SERVICE: Final = "_SERVICE_HOST"
+# What Kubernetes sets in every pod for a service, which may well be called gatelog-kafka.
+_OF_SERVICE: Final = re.compile(
+    r"_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
+)
 _UNDERSCORED: Final = frozenset({"log_level"})  # the librdkafka properties that are spelt with "_", not "."
 
 
@@ -48,12 +54,18 @@ class KafkaEnvironment(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         """Return ``{"kafka": properties}``, or nothing when the environment has none."""
+        services = [name.removesuffix(_SERVICE) for name in os.environ if name.endswith(_SERVICE)]
         found = {
             _property(name.removeprefix(_KAFKA_PREFIX)): value
             for name, value in os.environ.items()
-            if name.startswith(_KAFKA_PREFIX)
+            if name.startswith(_KAFKA_PREFIX) and not any(_is_of_service(name, service) for service in services)
         }
         return {"kafka": found} if found else {}
+
+
+def _is_of_service(name: str, service: str) -> bool:
+    """Say whether Kubernetes has set a variable for a service, of which it has set ``…_SERVICE_HOST`` too."""
+    return name.startswith(service) and _OF_SERVICE.fullmatch(name, len(service)) is not None
 
 
 def _property(name: str) -> str:

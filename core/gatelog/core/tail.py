@@ -1,16 +1,44 @@
 """What Kafka holds between given offsets and its ends. All but ``stream`` blocks: call it off the event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
+import json
+from collections.abc import AsyncGenerator, Generator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
 
-from gatelog.core import kafka
+from gatelog.core import asking, kafka
+from gatelog.core.asking import End
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
+Ends = dict[str, list[End]]  # {"topic": [end of partition 0, of partition 1, …]}
+RecordPlace = tuple[str, int, int]  # topic, partition, offset
 _CHUNK_RECORDS = 5_000
+
+
+def ends_from_json(text: str) -> Ends:
+    """Return what ``ends_as_json`` made."""
+    return {name: [End(*end) for end in each] for name, each in json.loads(text).items()}
+
+
+def ends_as_json(ends: Ends) -> str:
+    """Return ends as they are stored: {"topic": [[next offset, epoch], …]}."""
+    return json.dumps(ends)
+
+
+def offsets_of(ends: Ends) -> Offsets:
+    """Return the offsets alone."""
+    return {name: [end.offset for end in each] for name, each in ends.items()}
+
+
+def stands_of(properties: dict[str, str], topics: Mapping[str, int]) -> Ends:
+    """Return the end of every partition, with the epoch of the leader that named it.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    found = asking.stands(properties, _places(topics))
+    return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
 
 
 def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
@@ -19,7 +47,7 @@ def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    return _offsets(properties, topics, OffsetSpec.latest())  # type: ignore[no-untyped-call] # annotated incompletely
+    return _of_topics(topics, asking.ends(properties, _places(topics)))
 
 
 def begins_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
@@ -28,19 +56,24 @@ def begins_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    return _offsets(properties, topics, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # annotated incompletely
+    return _of_topics(topics, asking.begins(properties, _places(topics)))
 
 
-def _offsets(properties: dict[str, str], topics: Mapping[str, int], which: OffsetSpec) -> Offsets:
-    asked = {TopicPartition(name, p): which for name, count in topics.items() for p in range(count)}
-    found: Offsets = {name: [0] * count for name, count in topics.items()}
-    if not asked:
-        return found
-    admin = kafka.admin(properties)  # a new one: what an older one believes of leaders may be fenced
-    with kafka.translated(properties):
-        for partition, future in admin.list_offsets(asked, request_timeout=kafka.REQUEST_TIMEOUT_S).items():
-            found[partition.topic][partition.partition] = future.result().offset
-    return found
+def _places(topics: Mapping[str, int]) -> list[asking.Place]:
+    return [(name, partition) for name, count in topics.items() for partition in range(count)]
+
+
+def _of_topics(topics: Mapping[str, int], found: dict[asking.Place, int]) -> Offsets:
+    return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
+
+
+def place_of(message: Message) -> RecordPlace:
+    """Return where a record is."""
+    topic, partition, offset = message.topic(), message.partition(), message.offset()
+    assert topic is not None
+    assert partition is not None
+    assert offset is not None
+    return topic, partition, offset
 
 
 def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Generator[list[Message], None, None]:
@@ -52,8 +85,8 @@ def messages(properties: dict[str, str], starts: Offsets, ends: Offsets) -> Gene
     """
     missing = {
         (topic, p): ends[topic][p]
-        for topic, offsets in starts.items()
-        for p, start in enumerate(offsets)
+        for topic, own in starts.items()
+        for p, start in enumerate(own)
         if start < ends[topic][p]
     }
     if not missing:
@@ -107,8 +140,8 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
         first = consumer.poll(kafka.REQUEST_TIMEOUT_S)
         if first is None:
             raise KafkaUnavailableError(
-                f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of {_named(missing)}. "
-                "Nothing can be told before that. If brokers are well, somebody else has a "
+                f"Kafka did not deliver within {kafka.REQUEST_TIMEOUT_S:g} s what it holds of "
+                f"{kafka.named(missing)}. Nothing can be told before that. If brokers are well, somebody else has a "
                 "transaction open there: nothing that follows it can be read until it ends."
             )
         records = []
@@ -136,10 +169,3 @@ def _take_off(missing: dict[tuple[str, int], int], seen: Message, length: int = 
     assert offset is not None
     if offset + length >= missing.get((topic, partition), 0):
         missing.pop((topic, partition), None)
-
-
-def _named(partitions: Iterable[tuple[str, int]]) -> str:
-    """Name one, and count the others: there may be thousands."""
-    (topic, partition), *others = sorted(partitions)
-    more = f" and {len(others)} other partitions" if others else ""
-    return f"topic {topic!r} partition {partition}{more}"

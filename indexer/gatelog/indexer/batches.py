@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from confluent_kafka import Message
 
-from gatelog.core import logs
+from gatelog.core import histories, logs
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.core.shards import Owner
 from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
@@ -29,6 +29,7 @@ class Batch:
     messages: list[Message] = field(default_factory=list)  # of the rows
     unreadable: dict[tuple[Place, int], Row] = field(default_factory=dict)  # by place and offset: kept once
     upto: dict[Place, int] = field(default_factory=dict)  # next offset
+    epochs: dict[Place, int | None] = field(default_factory=dict)  # of the leader that wrote the record before it
 
     def keep(self, message: Message, reason: str) -> None:
         """Set a record aside, as it is, and say so."""
@@ -91,6 +92,7 @@ class BatchReader:
             if offset < wanted.get(place, offset + 1):
                 continue
             batch.upto[place] = offset + 1
+            batch.epochs[place] = histories.epoch_of(message)
             if owns is not None and not owns.owns(message.key()):
                 continue
             try:

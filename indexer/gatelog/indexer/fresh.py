@@ -113,6 +113,10 @@ class Fresh:
         found: int | None = await self.connection.fetchval(self._sql["surplus"], after, upto)
         return found
 
+    async def others(self, positions: Sequence[object], ids: Sequence[object]) -> set[int]:
+        """Return the places of events at whose position the live index has another one."""
+        return {row["place"] for row in await self.connection.fetch(self._sql["others"], positions, ids)}
+
     async def raise_frontier(self, reached: int) -> None:
         """Say that the fresh index is whole up to a position; one that it has passed changes nothing."""
         await self.connection.execute(self._sql["raise_fresh"], reached)

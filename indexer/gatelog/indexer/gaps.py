@@ -128,7 +128,7 @@ async def _move(settings: Settings, shard: int, databases: Databases, gaps: Mapp
     names, numbers = [name for name, _ in gaps], [p for _, p in gaps]
     since, upto = [offset for offset, _ in gaps.values()], [begin for _, begin in gaps.values()]
     advance = queries(_PACKAGE, "index.sql", settings.store)["advance"]
-    await databases.ask(shard, advance, names, numbers, since, upto)
+    await databases.ask(shard, advance, names, numbers, since, upto, [None] * len(gaps))
     _log.warning("indexer.passed_over", offsets=_named(gaps), why="Kafka has removed them; they held no event")
     raise GapError(f"Kafka holds no more what stood at {_named(gaps)}. No event is missing: going on behind it.")
 

@@ -13,10 +13,10 @@ WHERE NOT EXISTS (
 
 -- name: offsets
 -- Where to go on in the partitions that were assigned.
-SELECT a.topic, a.partition, o.next_offset
+SELECT a.topic, a.partition, o.next_offset, o.leader_epoch
 FROM unnest($1::text[], $2::int[]) AS a (topic, partition)
 JOIN LATERAL (
-    SELECT o.next_offset FROM @store.index_offsets o
+    SELECT o.next_offset, o.leader_epoch FROM @store.index_offsets o
     WHERE o.topic = a.topic COLLATE "C" AND o.partition = a.partition ORDER BY o.next_offset DESC LIMIT 1
 ) o ON true
 
@@ -24,13 +24,32 @@ JOIN LATERAL (
 -- Compare and set: an indexer that lost its partition meanwhile finds another offset there, and writes nothing.
 WITH left_behind AS (
     DELETE FROM @store.index_offsets o
-    USING unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS b (topic, partition, since, upto)
+    USING unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[], $5::int[]) AS b (topic, partition, since, upto, epoch)
     WHERE o.topic = b.topic COLLATE "C" AND o.partition = b.partition AND o.next_offset = b.since
-    RETURNING o.topic, o.partition, b.upto
+    RETURNING o.topic, o.partition, b.upto, b.epoch
 )
-INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT topic, partition, upto FROM left_behind
+INSERT INTO @store.index_offsets (topic, partition, next_offset, leader_epoch)
+SELECT topic, partition, upto, epoch FROM left_behind
 RETURNING topic
+
+-- name: without_predecessor
+-- Which of these versions the index has none before. One short look each, whatever the planner thinks of their number.
+SELECT b.stream, b.version
+FROM unnest($1::text[], $2::bigint[]) AS b (stream, version)
+WHERE (
+    SELECT 1 FROM @store.events e WHERE e.stream = b.stream COLLATE "C" AND e.version = b.version - 1 LIMIT 1
+) IS NULL
+
+-- name: lost_predecessors
+-- Of these: whose predecessor was not kept aside either. The key of a record is its stream; its headers may say nothing.
+SELECT b.stream, b.version
+FROM unnest($1::text[], $2::bigint[]) AS b (stream, version)
+WHERE NOT EXISTS (
+    SELECT FROM @store.unreadable_records u
+    WHERE u.key = convert_to(b.stream, 'UTF8') AND coalesce(
+        u.headers ->> 'ce_streamversion' = encode(convert_to((b.version - 1)::text, 'UTF8'), 'base64'), true)
+)
+ORDER BY b.stream, b.version
 
 -- name: frontier
 SELECT @store.advance_frontier()
@@ -98,8 +117,8 @@ RETURNING t.topic
 DELETE FROM @store.index_offsets WHERE topic = ANY ($1::text[])
 
 -- name: set_offsets
-INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT t.topic, t.partition, t.next_offset FROM unnest($1::text[], $2::int[], $3::bigint[]) AS t (topic, partition, next_offset)
+INSERT INTO @store.index_offsets (topic, partition, next_offset, leader_epoch)
+SELECT t.* FROM unnest($1::text[], $2::int[], $3::bigint[], $4::int[]) AS t (topic, partition, next_offset, leader_epoch)
 
 -- name: status
 SELECT f.position AS frontier,

@@ -11,13 +11,14 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from gatelog.core import kafka, logs, postgres, services, shards
+from gatelog.core import asking, histories, kafka, logs, postgres, services, shards
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.indexer import gaps, topics
 from gatelog.indexer.batches import Batch, BatchReader, Place
+from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.places import index_pools
 from gatelog.indexer.writing import PACKAGE, PartitionLostError, Writer
 from gatelog.schemas.codec import Codec
@@ -70,7 +71,7 @@ class Indexer:
         async with index_pools(settings, self._shard, "gatelog indexer", 3) as (gate, pool):
             registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
-                session = _Session(settings, self._shard, pool, registry)
+                session = _Session(settings, self._shard, pool, registry, Gate(settings, gate))
                 try:
                     while not stop.is_set():
                         await session.run_once()
@@ -81,8 +82,9 @@ class Indexer:
 class _Session:
     """One membership in the consumer group, and what it has in hand."""
 
-    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry) -> None:
+    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry, gate: Gate) -> None:
         self._settings = settings
+        self._gate = gate
         self._shard = shard
         self._properties = settings.kafka_properties
         self._pool = pool
@@ -149,6 +151,7 @@ class _Session:
 
     async def _write(self, batch: Batch, since: Mapping[Place, int]) -> None:
         """Write a batch. The frontier follows while the next one is on its way."""
+        await self._gate.sift(batch)
         await self._writer.write(batch, since)
         if self._moving is not None:
             await self._moving
@@ -164,8 +167,10 @@ class _Session:
         self._settle()
         places = [(p.topic, p.partition) for p in partitions]
         asyncio.run_coroutine_threadsafe(self._claim_topics({name for name, _ in places}), self._loop).result()
-        self._next = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
-        consumer.assign([TopicPartition(topic, p, offset) for (topic, p), offset in self._next.items()])
+        stored = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
+        topics.check_ends(self._properties, stored)
+        self._next = {place: end.offset for place, end in stored.items()}
+        consumer.assign([histories.resume(place, *end) for place, end in stored.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -195,11 +200,11 @@ class _Session:
                 if lost := gone & before:  # a broker that has just started may not know all topics yet
                     raise topics.lost(lost)
 
-    async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, int]:
+    async def _load_offsets(self, places: Sequence[Place]) -> dict[Place, asking.End]:
         names, numbers = [topic for topic, _ in places], [p for _, p in places]
         async with self._pool.acquire() as connection, connection.transaction():
             await connection.execute(self._sql["lock_claims"])
             await connection.execute(self._sql["claim_new"], names, numbers)
             rows = await connection.fetch(self._sql["offsets"], names, numbers)
         await self._pool.execute(self._sql["frontier"])  # whoever had them may have died just before it did
-        return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return {(row["topic"], row["partition"]): asking.End(row["next_offset"], row["leader_epoch"]) for row in rows}

@@ -15,14 +15,17 @@ import asyncpg
 from confluent_kafka import Message
 
 from gatelog.core import kafka, logs, postgres, shards, tail
+from gatelog.core.asking import End
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
 from gatelog.indexer import topics
-from gatelog.indexer.batches import BatchReader, Place
+from gatelog.indexer.batches import Batch, BatchReader, Place
+from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.fresh import PACKAGE, Fresh
 from gatelog.indexer.places import index_pools
+from gatelog.indexer.rows import EVENT_ID, POSITION
 from gatelog.indexer.writing import Writer
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.registries import registry_of
@@ -157,16 +160,19 @@ class _Rebuild:
         self._pool = pool
         self._report = report
         self._sql = queries(PACKAGE, "index.sql", fresh.schema)
+        self._gate = Gate(settings, gate)
         codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
         self._owns = shards.owner_of(settings, shard)
         self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=self._owns)
         self._next: dict[Place, int] = {}
+        self._known = 0  # up to here, the live index held all
         self._surplus: int | None = None  # the lowest position that the live index should have held
         self.records = 0
         self.highest = 0
 
     async def run(self) -> None:
         """From wherever the last run was, to the switch."""
+        self._known = await self._fresh.live_frontier()
         lacking = await self._fresh.lacking_indexes()
         await self._copy(
             Writer(self._pool, self._fresh.schema, repeated="repeated_positions" if lacking else "doubles")
@@ -197,16 +203,16 @@ class _Rebuild:
         admin = kafka.admin(self._properties)
         found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
         ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
-        try:
-            await topics.claim(self._pool, self._fresh.schema, ids)
-        except LogMismatchError as error:
-            raise RebuildRefusedError(
-                "A topic was deleted and made again since this rebuild began. The live index was not changed. Begin "
-                "anew: gatelog index rebuild --restart"
-            ) from error
         begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
         ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
-        await self._load_offsets(begins)
+        try:
+            await topics.claim(self._pool, self._fresh.schema, ids)
+            await self._load_offsets(begins)
+        except LogMismatchError as error:
+            raise RebuildRefusedError(
+                "A topic was deleted and made again, or lost its end, since this rebuild began. The live index was not "
+                "changed. Begin anew: gatelog index rebuild --restart"
+            ) from error
         starts = {
             name: [max(begin, self._next[name, p]) for p, begin in enumerate(offsets)]
             for name, offsets in begins.items()
@@ -229,17 +235,27 @@ class _Rebuild:
         rows_max = self._settings.index_rows_max
         for first in range(0, len(messages), rows_max):
             batch = await self._reader.read(messages[first : first + rows_max], self._next)
+            await self._sift(batch)
             await writer.write(batch, self._next)
             await writer.advance_frontier()
             self._next.update(batch.upto)
         self.records += len(messages)
+
+    async def _sift(self, batch: Batch) -> None:
+        """Tell the event among records at one position: by the live index up to its frontier, by the gate past it."""
+        positions, ids = [row[POSITION] for row in batch.rows], [row[EVENT_ID] for row in batch.rows]
+        if others := await self._fresh.others(positions, ids):
+            batch.set_aside(others, "the live index has another event at its position")
+        await self._gate.sift(batch, self._known)
 
     async def _load_offsets(self, begins: Offsets) -> None:
         places = [(name, p) for name, offsets in begins.items() for p in range(len(offsets))]
         names, numbers = [name for name, _ in places], [p for _, p in places]
         await self._pool.execute(self._sql["claim_new"], names, numbers)
         rows = await self._pool.fetch(self._sql["offsets"], names, numbers)
-        self._next = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        stored = {(row["topic"], row["partition"]): End(row["next_offset"], row["leader_epoch"]) for row in rows}
+        await asyncio.to_thread(topics.check_ends, self._properties, stored)
+        self._next = {place: end.offset for place, end in stored.items()}
         await self._pool.execute(self._sql["frontier"])  # the last run may have died just before it did
 
     async def _compared(self, after: int, upto: int | None = None) -> str | None:

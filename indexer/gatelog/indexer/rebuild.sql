@@ -61,6 +61,13 @@ FROM lacking GROUP BY island ORDER BY 1 LIMIT 5
 SELECT min(f.position) FROM @fresh.events f
 WHERE f.position > $1 AND f.position <= $2 AND NOT EXISTS (SELECT FROM @store.events l WHERE l.position = f.position)
 
+-- name: others
+-- Which of these events (position $1, id $2, counted from 0) the live index has another one for.
+SELECT u.ord - 1 AS place
+FROM unnest($1::bigint[], $2::uuid[]) WITH ORDINALITY AS u (position, event_id, ord)
+JOIN @store.events l ON l.position = u.position
+WHERE l.event_id <> u.event_id
+
 -- name: raise_fresh
 INSERT INTO @fresh.index_frontier_log (position) SELECT $1::bigint WHERE $1 > (SELECT f.position FROM @fresh.index_frontier f)
 
@@ -137,8 +144,7 @@ ALTER TABLE @fresh.events SET SCHEMA @store
 -- name: take_over
 -- Where the fresh index stands. The live one's offsets are at or below its.
 DELETE FROM @store.index_offsets;
-INSERT INTO @store.index_offsets (topic, partition, next_offset)
-SELECT topic, partition, next_offset FROM @fresh.index_offsets;
+INSERT INTO @store.index_offsets SELECT * FROM @fresh.index_offsets;
 DELETE FROM @store.index_topics;
 INSERT INTO @store.index_topics (topic, topic_id) SELECT topic, topic_id FROM @fresh.index_topics;
 DELETE FROM @store.index_frontier_log;

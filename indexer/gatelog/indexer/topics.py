@@ -1,13 +1,13 @@
 """Which topics an index was read from: one that was deleted and made again is recognised, not read as new."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
 
-from gatelog.core import kafka, postgres, tail
+from gatelog.core import asking, histories, kafka, postgres, tail
 from gatelog.core.errors import LogMismatchError
 from gatelog.core.sql import queries
 
@@ -77,6 +77,23 @@ async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
         )
 
 
+def check_ends(properties: dict[str, str], stored: Mapping[tuple[str, int], asking.End]) -> None:
+    """Refuse to go on where a partition does not hold any more what was indexed of it. Blocks.
+
+    Raises:
+        LogMismatchError: brokers lost the end of one, whether it has grown again since or not.
+        KafkaUnavailableError: no answer in time.
+    """
+    there = of_names(properties, {name for name, _ in stored})
+    ends = histories.flat(tail.stands_of(properties, there))
+    known = {place: end for place, end in stored.items() if place in ends}  # those that are gone are named elsewhere
+    if lost_ends := histories.differences(properties, known, ends):
+        raise LogMismatchError(
+            f"{'. '.join(lost_ends.values())}: brokers have lost what was indexed from there (an unclean election), "
+            "or it was made anew. Nothing was skipped, nothing more is indexed. `gatelog republish` writes it again."
+        )
+
+
 def lost(names: Collection[str]) -> LogMismatchError:
     """Return the error that says that topics are gone."""
     return LogMismatchError(
@@ -85,10 +102,10 @@ def lost(names: Collection[str]) -> LogMismatchError:
     )
 
 
-async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets: tail.Offsets) -> list[str]:
-    """Take topics that were made anew for the old ones, and go on in them at ``offsets``; return which they were.
+async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], ends: tail.Ends) -> list[str]:
+    """Take topics that were made anew for the old ones, go on in all at ``ends``, and return which were made anew.
 
-    Only right when the index holds every record before these offsets.
+    Only right when the index holds every record before these ends.
     """
     sql = queries(_PACKAGE, "index.sql", schema)
     names = sorted(ids)
@@ -96,8 +113,8 @@ async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], offsets:
         await connection.execute(sql["lock_claims"])
         rows = await connection.fetch(sql["accept_topics"], names, [ids[name] for name in names])
         anew = sorted(row["topic"] for row in rows)
-        await connection.execute(sql["forget_offsets"], anew)
-        places = [(name, p, offset) for name in anew for p, offset in enumerate(offsets[name])]
-        columns = ([place[column] for place in places] for column in range(3))
+        await connection.execute(sql["forget_offsets"], names)
+        places = [(name, p, *end) for name in names for p, end in enumerate(ends[name])]
+        columns = ([place[column] for place in places] for column in range(4))
         await connection.execute(sql["set_offsets"], *columns)
     return anew

@@ -17,6 +17,7 @@ from gatelog.core import postgres, shards
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.rows import COLUMNS, json_of, row_of
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import Record, parse_record, source_of
@@ -71,6 +72,7 @@ class UnreadableRecords:
         self._owner = shards.owner_of(settings, shard)
         self._settings = settings
         self._pool = pool
+        self._gate = Gate(settings, gate)
         self._sql = queries(_PACKAGE, "unreadable.sql", settings.store)
         self._advance = queries(_PACKAGE, "index.sql", settings.store)["frontier"]
         self._codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
@@ -121,6 +123,8 @@ class UnreadableRecords:
             return False, str(error)
         if self._owner is not None and not self._owner.owns(record.stream):
             return False, f"its stream {record.stream!r} is of another shard, where its key does not lead"
+        if why := (await self._gate.against([record])).get(0):
+            return False, why
         data_json, problem = await self._json(record)
         try:
             async with self._pool.acquire() as connection:

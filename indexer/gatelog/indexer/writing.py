@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
 from gatelog.core import logs, postgres
-from gatelog.core.errors import GatelogError
+from gatelog.core.errors import GatelogError, LogMismatchError
 from gatelog.core.sql import queries
 from gatelog.indexer.batches import Batch, Place
 from gatelog.indexer.rows import (
@@ -45,6 +45,7 @@ class Writer:
         self._schema = schema
         self._sql = queries(PACKAGE, "index.sql", schema)
         self._repeated = repeated
+        self._knows_streams = repeated == "doubles"  # it has the index to find them by
 
     async def write(self, batch: Batch, since: Mapping[Place, int]) -> None:
         """Write a batch, if all its partitions are still at their offsets of ``since``.
@@ -70,15 +71,43 @@ class Writer:
                 [partition for _, partition in places],
                 [since[place] for place in places],
                 [batch.upto[place] for place in places],
+                [batch.epochs.get(place) for place in places],
             )
             if len(moved) < len(places):
                 raise PartitionLostError(
                     f"Another indexer has written to {len(places) - len(moved)} of {len(places)} partitions: "
                     "this one's assignment is stale. It wrote nothing and joins the group again."
                 )
+            await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values()))
+            if self._knows_streams:
+                await self._refuse_holes(connection, batch.rows)
             in_order = sorted(batch.rows, key=itemgetter(POSITION))  # an index page is then written to once
             await self._copy(connection, "events", COLUMNS, in_order)
-            await self._copy(connection, "unreadable_records", UNREADABLE_COLUMNS, list(batch.unreadable.values()))
+
+    async def _refuse_holes(self, connection: postgres.Connection, rows: Sequence[Row]) -> None:
+        """Whatever was skipped, and why: no version is written whose predecessor is nowhere.
+
+        What stands before a batch is committed: its partitions have not moved since.
+
+        Raises:
+            LogMismatchError: there is one.
+        """
+        there: set[tuple[Any, Any]] = {(row[STREAM], row[VERSION]) for row in rows}  # a row's columns have many types
+        first = [each for each in there if each[1] > 1 and (each[0], each[1] - 1) not in there]
+        for statement in ("without_predecessor", "lost_predecessors"):
+            if not first:
+                return
+            found = await connection.fetch(self._sql[statement], *map(list, zip(*first, strict=True)))
+            first = [(row["stream"], row["version"]) for row in found]
+        if first:
+            stream, version = first[0]
+            others = f", and as much of {len(first) - 1:,} others" if len(first) > 1 else ""
+            raise LogMismatchError(
+                f"Stream {stream!r}: Kafka gives version {version:,}, but version {version - 1:,} is neither in the "
+                f"index nor kept aside{others}. Records were skipped, or Kafka or the index has lost them. Nothing "
+                "was written. `gatelog verify` says what is missing; `gatelog republish` brings back what Kafka "
+                "lacks, and then `gatelog index rebuild` what the index lacks."
+            )
 
     async def advance_frontier(self) -> None:
         """Move the frontier as far as positions follow each other."""

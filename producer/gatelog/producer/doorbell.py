@@ -70,7 +70,7 @@ class Doorbell:
             try:
                 async with self._pool.acquire() as connection:
                     await self._notify_once(connection)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except postgres.FAILED as error:
                 _log.info("doorbell.failed", error=str(error))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S) if self._rung.is_set() else PAUSE_MIN_S

@@ -87,20 +87,24 @@ def _metadata_json(settings: Settings, stream: str, event: NewEvent) -> str:
             "(metadata_bytes_max)",
         )
     text = encoded.decode()
-    if "null" in text and _holds_no_number(event.metadata):
-        raise InvalidEventError(stream, event.data.event_type, "its metadata holds NaN or Infinity, which JSON lacks")
+    if orjson.loads(encoded) != event.metadata and (odd := _no_json(event.metadata)):
+        raise InvalidEventError(stream, event.data.event_type, f"its metadata holds {odd[0]}, which JSON lacks")
     if has_nul(text):
         raise InvalidEventError(stream, event.data.event_type, "its metadata holds a NUL character")
     return text
 
 
-def _holds_no_number(value: object) -> bool:
-    """Say whether a float is in it that orjson would write as null."""
-    if isinstance(value, float):
-        return not isfinite(value)
+def _no_json(value: object) -> list[str]:
+    """Name what orjson writes and nobody reads back: NaN as null; times, UUIDs and data classes as others."""
+    if isinstance(value, float) and not isfinite(value):
+        return ["NaN or Infinity"]
+    if value is None or isinstance(value, (str, int, float)):
+        return []
     if isinstance(value, Mapping):
-        return any(map(_holds_no_number, value.values()))
-    return isinstance(value, (list, tuple)) and any(map(_holds_no_number, value))
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [odd for each in value for odd in _no_json(each)]
+    return [f"a {type(value).__name__}"]
 
 
 def _check_ids(stream: str, event: NewEvent) -> None:

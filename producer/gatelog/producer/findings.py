@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 REPUBLISH = "`gatelog republish` publishes them again, from the index and the outbox."
+ASIDE = (
+    "Indexers have set records aside: look at `gatelog index unreadable`, and dismiss those that somebody else has "
+    "written (`gatelog index dismiss`); then they count no more here."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Findings:
     position: int
     pending: int  # events of the tick whose outcome the relay had not recorded
     kafka_position: int
-    restored: bool  # the tables come from a dump
+    restored: bool  # tables come from a dump, or were made anew
     tick_lacks: int  # events of the pending tick that are nowhere
     lost: int  # events that Kafka holds and Postgres does not
     lost_examples: Sequence[Streak]
@@ -38,6 +42,7 @@ class Findings:
     missing_ranges: Sequence[tuple[int, int]]  # the first of them
     unknown_schemas: Sequence[str]
     clashes: Sequence[str]  # records that give a position, version or id a second time
+    aside: int  # records that indexers have set aside, and nobody has settled
     copies: int
     foreign: int
     foreign_examples: Sequence[str]
@@ -65,6 +70,7 @@ class Findings:
         if self.missing:
             found.append(
                 f"{self.missing:,} positions that were given are missing in Kafka: {self._ranges}. {REPUBLISH}"
+                + (f" {ASIDE}" if self.aside else "")
             )
         if self.unknown_schemas:
             found.append(
@@ -75,6 +81,7 @@ class Findings:
             found.append(
                 f"Records give a position, a version or an event id a second time: {'; '.join(self.clashes)}. "
                 "Somebody else has written into the topics, or two relays of different databases."
+                + (f" {ASIDE}" if self.aside else "")
             )
         return found
 

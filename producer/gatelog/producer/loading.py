@@ -4,12 +4,14 @@ A chunk that was loaded before is recognised by its ids, so that an import that 
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Final, TypeVar
 
 import asyncpg
 
 from gatelog.core import postgres
+from gatelog.core.domain import RECORDED_BEFORE, RECORDED_FROM
 from gatelog.core.errors import (
     BacklogFullError,
     ConflictError,
@@ -19,7 +21,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
-from gatelog.producer.gate import HistoricWrite
+from gatelog.producer.gate import VERSION_MAX, HistoricWrite
 
 T = TypeVar("T")
 
@@ -53,6 +55,30 @@ async def chunks(items: Iterable[T] | AsyncIterable[T], size: int) -> AsyncItera
             chunk = []
     if chunk:
         yield chunk
+
+
+def check_history(stream: str, version: int, recorded_at: datetime | None) -> None:
+    """Hold what a load says of an event against what can be stored.
+
+    Raises:
+        InvalidInputError: the version is none that a stream can have, or the time is none that can be published.
+    """
+    if type(version) is not int or not 0 < version <= VERSION_MAX:
+        raise InvalidInputError(
+            f"Load into {stream!r}: version {version!r} is none: versions are whole numbers from 1 on."
+        )
+    if recorded_at is None:
+        return
+    if not isinstance(recorded_at, datetime) or recorded_at.utcoffset() is None:
+        raise InvalidInputError(
+            f"Load into {stream!r}: recorded_at of version {version} is {recorded_at!r}: no datetime with time zone."
+        )
+    if not RECORDED_FROM <= recorded_at < RECORDED_BEFORE:
+        raise InvalidInputError(
+            f"Load into {stream!r}: recorded_at of version {version} is {recorded_at.isoformat()}; possible is "
+            f"{RECORDED_FROM.isoformat()} up to before {RECORDED_BEFORE.isoformat()}. Leave out a time that is not "
+            "known, or give a date that people will recognise as such."
+        )
 
 
 def check_chunk(chunk: Sequence[HistoricWrite]) -> dict[str, tuple[int, int]]:

@@ -48,8 +48,8 @@ class OutboxKeeper:
         try:
             with postgres.translated(settings.store, settings.dsn):
                 while not stop.is_set():
-                    await self.run_once(connection)
-                    await services.wait_any(INTERVAL_S, stop)
+                    if await self.run_once(connection) is None:  # else the next step may be ready, too
+                        await services.wait_any(INTERVAL_S, stop)
         finally:
             connection.terminate()
 

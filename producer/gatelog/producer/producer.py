@@ -18,7 +18,7 @@ from gatelog.producer.batcher import Batcher
 from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.encoding import check_count, encode_event, encode_events
 from gatelog.producer.gate import Appended, Gate, HistoricWrite, StreamWrite, Writes, check_bytes, check_expected
-from gatelog.producer.loading import chunks
+from gatelog.producer.loading import check_history, chunks
 from gatelog.producer.postgres_gate import PACKAGE, PostgresGate, prepare_session
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.event import Event, NewEvent, StreamClosed
@@ -259,10 +259,7 @@ class Producer:
         for stream, version, given, recorded_at in map(_PARTS_OF_HISTORY, history):
             event = given if isinstance(given, NewEvent) else NewEvent(given)
             check_stream_id(stream)
-            if type(version) is not int:
-                raise InvalidInputError(f"Load into {stream!r}: version {version!r} is no whole number.")
-            if recorded_at is not None and recorded_at.tzinfo is None:
-                raise InvalidInputError(f"Load into {stream!r}: recorded_at of version {version} has no time zone.")
+            check_history(stream, version, recorded_at)
             if not self._codec.knows(type(event.data)):
                 await self.prepare(type(event.data))
             encoded = encode_event(self._codec, self._settings, stream, event)

@@ -5,7 +5,6 @@ holds stays due, unless Kafka has another event in its place.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,16 +13,15 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import migrations, postgres, tail
+from gatelog.core import histories, migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.shards import shard_of
 from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Ends, Offsets, offsets_of
 from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.findings import Findings, Streak
-from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
@@ -57,7 +55,7 @@ Keep: TypeAlias = Callable[[Sequence[asyncpg.Record]], Awaitable[None]]
 class _Look:
     """What was read from Kafka, apart from the records themselves, which are in a temporary table."""
 
-    ends: Offsets
+    ends: Ends
     shorter: list[str]
     copies: int = 0
     read: int = 0
@@ -129,6 +127,9 @@ class Reconciliation:
         self._mark = queries(PACKAGE, "relay.sql", settings.store)["mark"]
         self._seen = _Look({}, [])
         self._indexed: list[Offsets] = []  # of each shard; none: what is indexed is read, too
+        self._is_anew = False  # tables of the gate were lost
+        self._aside: set[tail.RecordPlace] = set()  # below that, and not in the index
+        self._dismissed: set[tail.RecordPlace] = set()
 
     async def read(self) -> None:
         """Read what Kafka holds past the index, or all of it when it ends before where it was seen.
@@ -140,22 +141,26 @@ class Reconciliation:
         indexed = await self._index.offsets()
         state = await self._connection.fetchrow(self._sql["state"])
         assert state is not None
-        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        self._is_anew = bool(state["is_anew"])
+        ends = await asyncio.to_thread(tail.stands_of, self._properties, topics)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
-        seen = (json.loads(state["checked_offsets"]), *indexed)
-        shorter = sorted({short for offsets in seen for short in recovery.shorter(offsets, ends)})
-        self._seen = _Look(ends, shorter)
+        shorter: set[str] = set()
+        for seen in (tail.ends_from_json(state["checked_offsets"]), *indexed):
+            pair = histories.flat(seen), histories.flat(ends)
+            shorter |= set((await asyncio.to_thread(histories.differences, self._properties, *pair)).values())
+        self._seen = _Look(ends, sorted(shorter))
         starts = begins
+        self._aside, self._dismissed = await self._index.kept()
         if not shorter:
-            self._indexed = indexed
+            self._indexed = [offsets_of(each) for each in indexed]
             starts = {
-                name: [max(begin, min(_at(each, name, p) for each in indexed)) for p, begin in enumerate(offsets)]
+                name: [max(begin, min(self._unread(name, p))) for p, begin in enumerate(offsets)]
                 for name, offsets in begins.items()
             }
         await self._index.make()
-        await self._index.copy(min((await self._index.state())[0], state["position"]))
+        await self._index.copy(0 if self._is_anew else min((await self._index.state())[0], state["position"]))
         await self._connection.execute(self._sql["make_found"])
-        async with aclosing(tail.stream(self._properties, starts, ends)) as chunks:
+        async with aclosing(tail.stream(self._properties, starts, offsets_of(ends))) as chunks:
             async for chunk in chunks:
                 await self._keep(chunk)
         await self._connection.execute(
@@ -203,6 +208,7 @@ class Reconciliation:
                 f"position {row['position']:,} ({row['stream']}@{row['version']}, {row['event_id']})"
                 for row in await connection.fetch(sql["clashes"], is_whole)
             ],
+            aside=len(self._aside),
             copies=seen.copies,
             foreign=seen.foreign_total,
             foreign_examples=seen.foreign,
@@ -247,8 +253,8 @@ class Reconciliation:
             await connection.execute(sql["put_published"], mark["snapshot"])
             await connection.execute(sql["put_due"])
             await self._index.remember()
-            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position)
-            ends = json.dumps(self._seen.ends)
+            await connection.execute(sql["set_gate"], StreamClosed.event_type, found.position, self._is_anew)
+            ends = tail.ends_as_json(self._seen.ends)
             at = found.kafka_position
             await connection.execute(sql["set_relay"], at, ends, mark["last_id"], mark["xid"], mark["snapshot"])
             await connection.execute(sql["set_witness"])
@@ -276,14 +282,19 @@ class Reconciliation:
             await self._index.copy_like(positions, ids, streams, versions)
             await self._connection.copy_records_to_table("found", columns=_COLUMNS, records=rows)
 
+    def _unread(self, topic: str, partition: int) -> list[int]:
+        """Return the offsets of a partition at which a shard would go on, or has set a record aside."""
+        aside = [offset for name, p, offset in self._aside if (name, p) == (topic, partition)]
+        return aside + [_at(each, topic, partition) for each in self._indexed]
+
     def _is_indexed(self, message: Message) -> bool:
-        """Say whether the shard of a record, which its key tells, has read it already."""
-        if not self._indexed:
+        """Say whether the shard of a record, which its key tells, has read it, or somebody has dismissed it."""
+        key, place = message.key(), tail.place_of(message)
+        if place in self._dismissed:
+            return True
+        if not self._indexed or place in self._aside:
             return False
-        key, topic, partition, offset = message.key(), message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
+        topic, partition, offset = place
         shard = shard_of(key.encode() if isinstance(key, str) else key or b"", len(self._indexed))
         return offset < _at(self._indexed[shard], topic, partition)
 

@@ -13,7 +13,9 @@ SELECT holder FROM @store.relay_lease
 SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = '@store.outbox'::regclass
 
 -- name: state
-SELECT r.*, @store.restored() AS restarted FROM @store.relay r
+-- "is_anew": tables were lost and made anew, so that no stream's row and no id of the gate can be relied on.
+SELECT r.*, @store.restored() AS restarted, s.awaits = 'reconcile --apply' AS is_anew
+FROM @store.relay r, @store.outbox_state s
 
 -- name: make_found
 -- What Kafka holds and the index does not.
@@ -170,7 +172,7 @@ SELECT o.* FROM @store.outbox o JOIN judged j USING (id) WHERE j.fate = 'due'
 -- By rows, so that a read under an older snapshot still finds them. The trigger refuses that to everybody else.
 ALTER TABLE @store.outbox DISABLE TRIGGER outbox_is_immutable;
 DELETE FROM @store.outbox;
-ALTER TABLE @store.outbox ENABLE TRIGGER outbox_is_immutable
+ALTER TABLE @store.outbox ENABLE ALWAYS TRIGGER outbox_is_immutable
 
 -- name: put_published
 -- What Kafka holds and the index does not is in the outbox, so that streams are read whole and ids are known, whatever
@@ -202,11 +204,13 @@ FROM (
 -- name: set_gate
 -- Streams that Kafka knows better, or that lost conflicting events, end where their last event is. So do those of events
 -- past what Postgres says was published ($2): an index that was filled again, or an indexer that has gone on, is ahead of
--- a gate that was lost or restored.
+-- a gate that was restored. And all there are ($3), if tables were lost.
 WITH touched AS (
     SELECT stream FROM found
     UNION SELECT stream FROM judged WHERE fate = 'conflicting'
-    UNION SELECT stream FROM indexed WHERE position > $2::bigint
+    UNION SELECT stream FROM indexed WHERE position > $2::bigint OR $3::boolean
+    UNION SELECT stream FROM due WHERE $3
+    UNION SELECT stream FROM @store.streams WHERE $3
 ), ends AS (
     SELECT DISTINCT ON (e.stream) e.stream, e.version, e.type
     FROM (
@@ -241,10 +245,11 @@ INSERT INTO @store.relay_log (tick, position, done_id, done_xid, done_snapshot)
 SELECT max(r.tick), $1, $3, $4, $5 FROM replaced r
 
 -- name: set_rotation
--- All is in one segment, and nothing in the other: a rotation begins anew.
+-- All is in one segment, and nothing in the other: a rotation begins anew. Whatever was lost, gate and outbox follow
+-- Kafka now.
 UPDATE @store.outbox_state
 SET segment = (SELECT s.last_value FROM @store.outbox_segment s), cut_xid = '0', drained_position = NULL,
-    drained_at = NULL
+    drained_at = NULL, emptied = greatest(emptied, -1 - emptied), awaits = NULL
 
 -- name: set_witness
 UPDATE @store.restore_witness SET xid = pg_current_xact_id()

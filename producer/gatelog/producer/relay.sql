@@ -51,7 +51,7 @@ SELECT f.holder FROM frozen f WHERE pg_terminate_backend(f.pid)
 
 -- name: mark
 -- "is_awaited": a rotation of the outbox waits to see stored that everything before it is published.
-SELECT m.last_id, m.xid, m.snapshot, s.cut_xid > r.done_xid AS is_awaited
+SELECT m.last_id, m.xid, m.snapshot, NOT pg_visible_in_snapshot(s.cut_xid, r.done_snapshot) AS is_awaited
 FROM @store.mark() m, @store.outbox_state s, @store.relay r
 
 -- name: due
@@ -113,6 +113,10 @@ RETURNING revision
 -- name: checked
 -- Kafka was seen to hold exactly this position at these ends.
 UPDATE @store.relay_leader SET checked_position = $2, checked_offsets = $3 WHERE epoch = $1
+
+-- name: dismissed
+-- In a database of the index: records that somebody has looked at, and that are not the store's.
+SELECT topic, partition, "offset" FROM @store.kept_records WHERE is_dismissed
 
 -- name: standing
 SELECT r.done_id, r.position, f.position AS indexed FROM @store.relay r, @store.index_frontier f

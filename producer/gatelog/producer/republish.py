@@ -5,7 +5,6 @@ A partition that lacks records before others that it holds has to be emptied fir
 """
 
 import asyncio
-import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -17,7 +16,8 @@ from uuid import UUID
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import tail
+from gatelog.core import histories, tail
+from gatelog.core.asking import End
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
 from gatelog.core.partitioning import partition_of
@@ -25,7 +25,7 @@ from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Ends, offsets_of
 from gatelog.producer.elsewhere.copying import IndexCopy
 from gatelog.producer.merging import Page, by_position
 from gatelog.producer.reconcile import relays_kept_out
@@ -70,7 +70,7 @@ class Plan:
     nowhere_ranges: Sequence[tuple[int, int]]
     others: Sequence[str]  # records that stand at the position of another event
     disordered: int
-    offsets: Sequence[Offsets]  # where indexers have to go on, of each shard: at the first record that it lacks
+    offsets: Sequence[Ends]  # where indexers have to go on, of each shard: at the first record that it lacks
 
     @property
     def events(self) -> int:
@@ -124,10 +124,10 @@ class _Seen:
     """What was read of Kafka."""
 
     positions: Positions
-    ends: Offsets
+    ends: Ends
     highest: dict[Place, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unindexed: dict[tuple[int, Place], int] = field(default_factory=dict)  # offset of the first that a shard lacks
+    unindexed: dict[tuple[int, Place], End] = field(default_factory=dict)  # before the first that a shard lacks
     others: list[str] = field(default_factory=list)
 
 
@@ -180,8 +180,8 @@ class Republication:
                 "records, or a topic, at this moment? Run `gatelog republish` again."
             )
         ends = await asyncio.to_thread(Topics(self._settings).of_store)
-        offsets = await asyncio.to_thread(tail.ends_of, self._properties, ends)
-        await self._connection.execute(self._sql["checked"], after.kafka_position, json.dumps(offsets))
+        stands = await asyncio.to_thread(tail.stands_of, self._properties, ends)
+        await self._connection.execute(self._sql["checked"], after.kafka_position, tail.ends_as_json(stands))
         return replace(plan, offsets=after.offsets, kafka_position=after.kafka_position)
 
     async def _look(self) -> tuple[Plan, _Seen]:
@@ -224,10 +224,11 @@ class Republication:
 
     async def _read_kafka(self, topics: dict[str, int], highest: int) -> _Seen:
         begins = await asyncio.to_thread(tail.begins_of, self._properties, topics)
-        ends = await asyncio.to_thread(tail.ends_of, self._properties, topics)
+        ends = await asyncio.to_thread(tail.stands_of, self._properties, topics)
         seen = _Seen(Positions(1, highest), ends)
-        total, read = sum(map(sum, ends.values())) - sum(map(sum, begins.values())), 0
-        async with aclosing(tail.stream(self._properties, begins, ends)) as chunks:
+        upto = offsets_of(ends)
+        total, read = sum(map(sum, upto.values())) - sum(map(sum, begins.values())), 0
+        async with aclosing(tail.stream(self._properties, begins, upto)) as chunks:
             async for chunk in chunks:
                 await self._see(seen, chunk)
                 read += len(chunk)
@@ -250,7 +251,7 @@ class Republication:
                 seen.others.append(f"{topic} partition {partition} offset {offset} at position {record.position:,}")
             if held != record.id:
                 at = (self._databases.shard_of(record.stream), place)
-                seen.unindexed[at] = min(offset, seen.unindexed.get(at, offset))
+                seen.unindexed.setdefault(at, End(offset, histories.epoch_of(message)))
             seen.positions.add(record.position)
             seen.highest[place] = max(record.position, seen.highest.get(place, 0))
             seen.held[topic] += 1
@@ -350,6 +351,7 @@ class Republication:
         for topic in plan.topics:
             wanted = self._settings.model_copy(update={"topic_partitions": topic.partitions})
             await asyncio.to_thread(Topics(wanted).ensure, {topic.category})
+            self._publisher.partitions[topic.topic] = topic.partitions
         categories = [topic.category for topic in plan.topics]
         number = written = 0
         sources: list[Page] = [partial(self._databases.ask, n, self._sql["rows"], categories) for n in self._shards]

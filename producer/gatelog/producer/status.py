@@ -17,6 +17,7 @@ class ProducerStatus:
     pending_events: int
     outbox_events: int
     outbox_oldest_s: float | None
+    awaits: str | None  # a table was lost: the command that has to be run before anything is appended or read
 
 
 async def status(connection: postgres.Connection, store: str) -> ProducerStatus:
@@ -32,4 +33,5 @@ async def status(connection: postgres.Connection, store: str) -> ProducerStatus:
         row["pending_events"],
         row["outbox_events"] if exact else row["outbox_events_about"],
         row["oldest_s"],
+        row["awaits"],
     )

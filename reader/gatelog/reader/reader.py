@@ -9,7 +9,7 @@ from uuid import UUID
 
 from gatelog.core import migrations, postgres, shards
 from gatelog.core.domain import check_stream_id
-from gatelog.core.errors import InvalidInputError, StreamNotFoundError, WaitTimeoutError
+from gatelog.core.errors import InvalidInputError, StreamIncompleteError, StreamNotFoundError, WaitTimeoutError
 from gatelog.core.settings import Settings
 from gatelog.reader.folds.fold import StateT, fold
 from gatelog.reader.folds.snapshots import PostgresSnapshots, Snapshots
@@ -18,7 +18,9 @@ from gatelog.reader.paging import FIRST_ROWS, pages_behind
 from gatelog.reader.query import Query
 from gatelog.reader.sharded import opened_source
 from gatelog.reader.source import Source, prepare_session
+from gatelog.reader.stream_reads import StreamRead
 from gatelog.reader.where import Where
+from gatelog.reader.wholeness import VERSION_MAX, hole_in
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
 from gatelog.schemas.event import Event
@@ -28,7 +30,6 @@ from gatelog.schemas.registries import registry_of
 CONNECTIONS_MAX: Final = 10
 WAIT_FIRST_S: Final = 0.002
 WAIT_MAX_S: Final = 0.1
-VERSION_MAX: Final = 2**63 - 1
 _TABLES_OF: Final = ("gatelog.indexer", "gatelog.reader.folds")  # whose tables, or views of them, this part uses
 
 
@@ -85,6 +86,7 @@ class Reader:
         Raises:
             InvalidStreamIdError, InvalidInputError: the id is not legal, a version or the limit no whole number.
             StreamNotFoundError: the stream has no events at all.
+            StreamIncompleteError: versions are missing in between: they are in neither index nor outbox.
             PostgresUnavailableError: no answer.
         """
         check_stream_id(stream)
@@ -152,7 +154,7 @@ class Reader:
         were applied, the state is kept, and the next fold goes on from there.
 
         Raises:
-            StreamNotFoundError: the stream has no events.
+            StreamNotFoundError, StreamIncompleteError: see ``stream``.
             InvalidStreamIdError, InvalidInputError: refused before anything was asked.
             SchemaError: the state has no JSON form, and snapshots are on.
             PostgresUnavailableError: no answer.
@@ -238,6 +240,9 @@ class Reader:
         self, stream: str, lowest: int, highest: int, rows: int, *, backward: bool
     ) -> list[RecordedEvent]:
         found = await self._source.stream(stream, lowest, highest, rows, backward=backward)
+        wanted = StreamRead(stream, lowest, highest, rows)
+        if (hole := await hole_in(found, wanted, self._source, backward=backward)) is not None:
+            raise StreamIncompleteError(stream, *hole)
         codec = self._codec
         await codec.warm({row[SCHEMA_ID] for row in found})
         return [RecordedEvent(row, codec) for row in found]

@@ -12,8 +12,10 @@ from gatelog.core.errors import PayloadNotIndexedError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.reader.log_query import LogQuery
+from gatelog.reader.merging import by_version
 from gatelog.reader.statement import statement_of
 from gatelog.reader.stream_reads import StreamRead, StreamReads
+from gatelog.reader.wholeness import hole_in
 from gatelog.schemas.envelope import Row
 
 _PACKAGE: Final = "gatelog.reader"
@@ -78,6 +80,7 @@ class PostgresSource:
         self._settings = settings
         self._pool = pool
         self._sql = queries(_PACKAGE, "read.sql", settings.store)
+        self._apart = queries(_PACKAGE, "sharded.sql", settings.store)
         self._forward = StreamReads(settings, pool, self._sql["stream_forward"], self._sql["streams_forward"])
         self._backward = StreamReads(settings, pool, self._sql["stream_backward"], self._sql["streams_backward"])
 
@@ -87,9 +90,17 @@ class PostgresSource:
         await self._backward.close()
 
     async def stream(self, stream: str, lowest: int, highest: int, limit: int, *, backward: bool) -> Sequence[Row]:
-        """See ``Source``. One statement over index and outbox: a row on its way is seen once."""
-        reads = self._backward if backward else self._forward
-        return await reads.read(StreamRead(stream, lowest, highest, limit))
+        """See ``Source``. One statement over index and outbox: a row on its way is seen once.
+
+        Of the outbox it takes what comes after the index. What the index lacks before its end is there still, too.
+        """
+        reads, wanted = self._backward if backward else self._forward, StreamRead(stream, lowest, highest, limit)
+        found = await reads.read(wanted)
+        if await hole_in(found, wanted, self, backward=backward) is None:
+            return found
+        statement = self._apart["pending_backward" if backward else "pending"]
+        pending = [tuple(row)[1:] for row in await self._fetch(statement, *wanted) if row["version"] is not None]
+        return by_version(await reads.read(wanted), pending, limit, backward=backward)
 
     async def version(self, stream: str) -> int:
         """See ``Source``."""

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 import fastavro
+import orjson
 from fastavro.types import Schema as ParsedSchema
 from pydantic import ValidationError
 
@@ -121,7 +122,7 @@ class Codec:
             _write(out, encoder.parsed, encoder.as_dict(event))
             data = out.getvalue()
             if encoder.decode is not None:
-                encoder.decode(data)
+                orjson.dumps(encoder.decode(data), default=str)  # its bound of values within values is another
         except _UNREADABLE as error:
             why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
             raise InvalidEventError(stream, event.event_type, f"it does not fit its schema: {why}") from error

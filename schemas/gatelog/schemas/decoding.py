@@ -13,13 +13,14 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from math import ceil, log2
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastavro.read import LOGICAL_READERS
 from fastavro.types import Schema as ParsedSchema
 
 DEPTH_MAX: Final = 100  # of values within values
-EMPTY_ITEMS_MAX: Final = 10_000  # of arrays whose items take no bytes at all, in one payload
+EMPTY_VALUES_MAX: Final = 10_000  # that take no bytes at all, in one payload, beside those that its bytes pay for
+_PAID: Final = 4  # by each byte: a dict of five fields takes no more memory than one of a single field
 _DECIMAL_BYTES_MAX: Final = 4_096
 _INT_BYTES_MAX: Final = 5
 _LONG_BYTES_MAX: Final = 10
@@ -43,10 +44,13 @@ class Decoder:
         """
         self._made: dict[str, Read] = {}
         self._making: set[str] = set()
+        self._costs: dict[Read, _Cost] = dict(_PRIMITIVE_COSTS)
         self._depth = 0
-        self._empty_items = 0
+        self._empty = 0
         self.bounded = False  # whether a legal value can be beyond the bounds
         self._read = self._of(schema, 0)
+        self._left = EMPTY_VALUES_MAX - max(0, self._costs[self._read].empty)
+        self._spend(0, 0)
 
     def decode(self, data: bytes) -> Any:  # noqa: ANN401 - whatever the schema says
         """Return the value that ``data`` is.
@@ -56,7 +60,7 @@ class Decoder:
             ValueError: a text is not UTF-8, or a value is none of its logical type.
             ArithmeticError: a logical type has no such value.
         """
-        self._depth = self._empty_items = 0
+        self._depth = self._empty = 0
         try:
             value, end = self._read(data, 0)
         except (IndexError, struct.error):
@@ -69,10 +73,17 @@ class Decoder:
         return value
 
     def _of(self, schema: Any, depth: int) -> Read:  # noqa: ANN401 - Avro's JSON
+        """Return how a value of a type is read, and know its cost; without one of its own it is that of a byte."""
+        read = self._made_of(schema, depth)
+        self._costs.setdefault(read, _BYTE)
+        return read
+
+    def _made_of(self, schema: Any, depth: int) -> Read:  # noqa: ANN401 - Avro's JSON
         if depth > DEPTH_MAX:
             raise CorruptBytesError(f"the schema is nested more than {DEPTH_MAX} deep")
         if isinstance(schema, list):
-            return _union([self._of(branch, depth + 1) for branch in schema])
+            branches = [self._of(branch, depth + 1) for branch in schema]
+            return self._costing(_union(branches), _cost_of_one([self._costs[branch] for branch in branches]))
         if isinstance(schema, str):
             return _PRIMITIVE.get(schema) or self._reference(schema)
         kind = schema["type"]
@@ -83,12 +94,17 @@ class Decoder:
         if kind == "enum":
             return self._named(schema, _enum(schema["symbols"]))
         if kind == "fixed":
-            return self._named(schema, _logical(schema, _fixed(schema)))
+            read = self._costing(_logical(schema, _fixed(schema)), _cost_of_bytes(schema["size"]))
+            return self._named(schema, read)
         if kind in {"array", "map"}:
             return self._blocks(schema, depth)
         if kind == "bytes" and schema.get("logicalType") == "decimal":
             return _logical(schema, _decimal(schema))
         return _logical(schema, _PRIMITIVE.get(kind) or self._reference(kind))
+
+    def _costing(self, read: Read, cost: "_Cost") -> Read:
+        self._costs[read] = cost
+        return read
 
     def _named(self, schema: dict[str, Any], read: Read) -> Read:
         self._made[schema["name"]] = read
@@ -106,6 +122,7 @@ class Decoder:
                 found[name], at = each(data, at)
             return found, at
 
+        self._costs[read] = _cost_of_all([self._costs[each] for _, each in fields])
         return self._named(schema, read)
 
     def _reference(self, name: str) -> Read:
@@ -119,7 +136,10 @@ class Decoder:
             self._depth += 1
             if self._depth > DEPTH_MAX:
                 raise CorruptBytesError(f"{name} is nested more than {DEPTH_MAX} deep, at byte {at:,}")
-            value, at = self._made[name](data, at)
+            made = self._made[name]
+            if (empty := self._costs[made].empty) > 0:  # nobody knew it when this was made
+                self._spend(empty, at)
+            value, at = made(data, at)
             self._depth -= 1
             return value, at
 
@@ -129,8 +149,9 @@ class Decoder:
         """Arrays and maps: blocks of items, with their count; if it is negative, with their size in bytes too."""
         is_array = schema["type"] == "array"
         item = self._of(schema["items" if is_array else "values"], depth + 1)
-        takes_bytes = not is_array or not _takes_nothing(item)
-        self.bounded = self.bounded or not takes_bytes
+        cost = self._costs[item] if is_array else _cost_of_all([_BYTE, self._costs[item]])
+        takes_bytes, empty = cost.bytes > 0, max(0, cost.empty)
+        self.bounded = self.bounded or empty > 0
         items = _items if is_array else _entries
 
         def read(data: bytes, at: int) -> tuple[Any, int]:
@@ -143,8 +164,12 @@ class Decoder:
                 if count < 0:
                     count = -count
                     size, at = _long(data, at)
-                if not takes_bytes or count > len(data) - at:
-                    self._fits(count, len(data) - at, at, takes_bytes)
+                if takes_bytes and count > len(data) - at:
+                    raise CorruptBytesError(
+                        f"{count:,} items are announced and {len(data) - at:,} bytes are left, at byte {at:,}"
+                    )
+                if empty:
+                    self._spend(count * empty, at)
                 begin = at
                 at = items(found, item, count, data, at)
                 if size is not None and at - begin != size:
@@ -152,20 +177,34 @@ class Decoder:
 
         return read
 
-    def _fits(self, count: int, left: int, at: int, takes_bytes: bool) -> None:
-        if takes_bytes and count > left:
-            raise CorruptBytesError(f"{count:,} items are announced and {left:,} bytes are left, at byte {at:,}")
-        self._empty_items += count
-        if self._empty_items > EMPTY_ITEMS_MAX:
-            raise CorruptBytesError(f"over {EMPTY_ITEMS_MAX:,} items take no bytes, at byte {at:,}")
+    def _spend(self, empty: int, at: int) -> None:
+        self._empty += empty
+        if self._empty > self._left:
+            raise CorruptBytesError(f"over {EMPTY_VALUES_MAX:,} values take no bytes, at byte {at:,}")
 
 
-def _takes_nothing(read: Read) -> bool:
-    """Say whether values of a type take no bytes: then it ends where it begins, whatever stands there."""
-    try:
-        return read(b"", 0)[1] == 0
-    except (IndexError, ValueError, KeyError, struct.error):
-        return False
+class _Cost(NamedTuple):
+    """What a value of a type takes at least, and how many values it may hold that these bytes do not pay for."""
+
+    bytes: int
+    empty: int
+
+
+def _cost_of_bytes(size: int) -> _Cost:
+    return _Cost(size, -_PAID * size if size else 1)
+
+
+def _cost_of_all(costs: list[_Cost]) -> _Cost:
+    """Of a record; one that has no fields is a value, too."""
+    return _Cost(sum(cost.bytes for cost in costs), sum(cost.empty for cost in costs) if costs else 1)
+
+
+def _cost_of_one(costs: list[_Cost]) -> _Cost:
+    """Of a union, which takes a byte of its own."""
+    return _Cost(1 + min(cost.bytes for cost in costs), max(cost.empty for cost in costs) - _PAID)
+
+
+_BYTE: Final = _cost_of_bytes(1)
 
 
 def _items(found: list[Any], item: Read, count: int, data: bytes, at: int) -> int:
@@ -338,4 +377,9 @@ _PRIMITIVE: Final[dict[str, Read]] = {
     "double": partial(_real, struct.Struct("<d").unpack_from, 8),
     "bytes": _bytes,
     "string": _string,
+}
+_PRIMITIVE_COSTS: Final = {
+    _null: _cost_of_bytes(0),
+    _PRIMITIVE["float"]: _cost_of_bytes(4),
+    _PRIMITIVE["double"]: _cost_of_bytes(8),
 }

@@ -5,7 +5,7 @@ payload alone. Extension attributes take lower-case letters and digits only.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
@@ -13,7 +13,13 @@ import orjson
 from asyncpg.pgproto import pgproto
 from typing_extensions import TypeVar
 
-from gatelog.core.domain import EVENT_TYPE_BYTES_MAX, category_of, check_stream_id
+from gatelog.core.domain import (
+    EVENT_TYPE_BYTES_MAX,
+    RECORDED_BEFORE,
+    RECORDED_FROM,
+    category_of,
+    check_stream_id,
+)
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
@@ -28,6 +34,7 @@ _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _WIRE_BYTES: Final = WIRE_HEADER.size
 BIGINT_BEYOND: Final = 2**63  # versions and positions are a bigint
 INTEGER_BEYOND: Final = 2**31  # schema ids are an integer
+_NUMERIC_PLACES_MAX: Final = 16_383  # after the point, in Postgres
 _new: Final = tuple.__new__  # of a NamedTuple: its own constructor takes twice as long
 _uuid: Final = pgproto.UUID  # asyncpg's own subclass of UUID, read several times as fast
 
@@ -268,13 +275,10 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
     recorded_at = datetime.fromisoformat(found["ce_time"].decode())
     if recorded_at.tzinfo is None:
         raise ValueError("ce_time has no time zone")
-    if not MINYEAR < recorded_at.year < MAXYEAR:
-        recorded_at.astimezone(UTC)  # may be out of range
+    if not (MINYEAR < recorded_at.year < MAXYEAR or RECORDED_FROM <= recorded_at < RECORDED_BEFORE):
+        raise ValueError("ce_time is at the end of time")
     if (metadata := optional("ce_metadata")) is not None:
-        metadata = metadata.decode()
-        orjson.loads(metadata)
-        if "\0" in metadata or has_nul(metadata):
-            raise ValueError("ce_metadata holds a NUL character")
+        metadata = _metadata(metadata)
     if (traceparent := optional("traceparent")) is not None:
         traceparent = _text("traceparent", traceparent)
     correlation, causation = optional("ce_correlationid"), optional("ce_causationid")
@@ -283,7 +287,10 @@ def _record(found: Mapping[str, Any], value: Any) -> Record:  # noqa: ANN401 - b
         raise ValueError("the value is not in Confluent wire format")
     if (schema_id := _WIRE_SCHEMA_ID(value)[1]) >= INTEGER_BEYOND:
         raise ValueError(f"{schema_id} is not a schema id")
-    version, position = int(found["ce_streamversion"]), int(found["ce_position"])
+    version, position = found["ce_streamversion"], found["ce_position"]
+    if not (version.isdigit() and position.isdigit()):  # int() takes more: "+1", " 1", "1_0"
+        raise ValueError(f"{version!r} is not a version, or {position!r} not a position")
+    version, position = int(version), int(position)
     if not (0 < version < BIGINT_BEYOND and 0 < position < BIGINT_BEYOND):
         raise ValueError(f"{version} is not a version, or {position} not a position")
     return _new(
@@ -318,6 +325,19 @@ def event_type_of(header: bytes) -> str:
         raise KeyError("ce_type")
     if "\0" in text:
         raise ValueError("ce_type holds a NUL character")
+    return text
+
+
+def _metadata(header: bytes) -> str:
+    """Return the metadata as text that Postgres takes as jsonb: its numbers have a bound that JSON's have not."""
+    text = header.decode()
+    found = orjson.loads(text)
+    if type(found) is not dict:
+        raise ValueError("ce_metadata is not a JSON object")
+    if "\0" in text or has_nul(text):
+        raise ValueError("ce_metadata holds a NUL character")
+    if "e-" in text or "E-" in text or len(text) > _NUMERIC_PLACES_MAX:
+        return orjson.dumps(found).decode()
     return text
 
 

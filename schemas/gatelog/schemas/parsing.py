@@ -135,10 +135,13 @@ class _Parser:
         fields = schema.get("fields")
         if not isinstance(fields, list):
             raise self.error(path or name, "a record needs 'fields', a list.", schema)
+        known: set[str] = set()
         for each in fields:
-            made.fields.append(self._field(each, made, path or made.short, depth))
-            if len({known.name for known in made.fields}) < len(made.fields):
-                raise self.error(path or name, f"the field {made.fields[-1].name} is there twice.", each)
+            field = self._field(each, made, path or made.short, depth)
+            if field.name in known:
+                raise self.error(path or name, f"the field {field.name} is there twice.", each)
+            known.add(field.name)
+            made.fields.append(field)
         return made
 
     def _field(self, schema: Any, record: Record, path: str, depth: int) -> Field:  # noqa: ANN401 - any JSON value

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin
@@ -73,7 +73,7 @@ class _Plan:
             return self.record(annotation, schema)
         if annotation is UUID and isinstance(fixed := self._resolved(schema), dict) and fixed["type"] == "fixed":
             return _bytes
-        return None
+        return _CHECKS.get(annotation)
 
     def _union(self, branches: list[Any], schema: Any) -> Convert | None:  # noqa: ANN401 - Avro's JSON
         among = [self._resolved(each) for each in schema if each != "null"]
@@ -168,7 +168,7 @@ def _one_of(
         cls = type(found)
         tag = tags.get(cls) if cls is not bytes else tags.get(len(found), tags.get(bytes))
         if tag is not None:
-            return (tag, _bytes(found) if cls is UUID and tag != "string" else _value(found))
+            return (tag, _bytes(found) if cls is UUID and tag != "string" else _CHECKS.get(cls, _value)(found))
         branch = models.get(type(found)) or next((b for m, b in models.items() if isinstance(found, m)), None)
         if branch is not None:
             return (branch[0], branch[1](found))
@@ -208,6 +208,22 @@ def _bytes(found: UUID) -> bytes:
     return found.bytes
 
 
+def _moment(found: datetime) -> datetime:
+    """fastavro writes what no datetime is in UTC, and nobody could read it."""
+    if not MINYEAR < found.year < MAXYEAR and found.tzinfo is not None:
+        try:
+            found.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"{found.isoformat()} is not within the years 1 to 9999 in UTC") from None
+    return found
+
+
+def _clock(found: time) -> time:
+    if found.tzinfo is not None:
+        raise ValueError(f"the time {found} has a zone, which Avro's lack: take it off, or make it a datetime")
+    return found
+
+
 def _value(found: Any) -> Any:  # noqa: ANN401 - an enum's value
     return found.value if isinstance(found, Enum) else found
 
@@ -226,3 +242,6 @@ def _named_types(schema: Any) -> dict[str, Any]:  # noqa: ANN401 - Avro's JSON
             left += [field["type"] for field in node.get("fields", ())]
             left += [node[key] for key in ("items", "values") if key in node]
     return found
+
+
+_CHECKS: Final[dict[Any, Convert]] = {AwareDatetime: _moment, datetime: _moment, time: _clock}

@@ -128,6 +128,10 @@ class PostgresRegistry:
         rows = await self._fetch("level", subject or _ALL)
         return _level(rows[0]["level"] if rows else None)
 
+    async def levels(self) -> dict[str, Compatibility]:
+        """Return the levels that are set, by subject; under "" the one of all others."""
+        return {row["subject"]: Compatibility(row["level"]) for row in await self._fetch("levels")}
+
     async def set_level(self, level: Compatibility, subject: str | None = None) -> None:
         """See ``Registry``."""
         await self._fetch("set_level", subject or _ALL, level.value)
@@ -137,6 +141,8 @@ class PostgresRegistry:
         with postgres.translated(self._store, self._dsn):
             async with self._pool.acquire() as connection, connection.transaction():
                 await connection.execute(self._sql["lock_all"])
+                if await connection.fetchval(self._sql["is_awaited"]):
+                    await connection.execute(self._sql["admit"])
                 new = 0
                 for schema in schemas:
                     new += await self._take_over(connection, schema)

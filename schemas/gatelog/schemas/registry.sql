@@ -16,6 +16,15 @@ RETURNING id, subject, version, definition
 -- Nothing else is registered while schemas are imported under ids of their own.
 LOCK TABLE @store.schemas IN SHARE ROW EXCLUSIVE MODE
 
+-- name: is_awaited
+-- Whether the table was lost and made anew, and takes nothing but what is imported: see anew.sql.
+SELECT EXISTS (
+    SELECT FROM pg_trigger t WHERE t.tgrelid = '@store.schemas'::regclass AND t.tgname = 'schemas_await_copy'
+)
+
+-- name: admit
+DROP TRIGGER schemas_await_copy ON @store.schemas
+
 -- name: import
 -- A schema of another registry, under the id and version that it has there.
 INSERT INTO @store.schemas (id, subject, version, definition, sha256) OVERRIDING SYSTEM VALUE
@@ -40,6 +49,9 @@ SELECT id, subject, version, definition FROM @store.schemas WHERE subject = $1 O
 -- name: level
 -- The level of a subject, or of those that have none of their own ('').
 SELECT level FROM @store.schema_levels WHERE subject IN ($1, '') ORDER BY subject DESC LIMIT 1
+
+-- name: levels
+SELECT subject, level FROM @store.schema_levels ORDER BY subject
 
 -- name: set_level
 INSERT INTO @store.schema_levels (subject, level) VALUES ($1, $2)

@@ -60,12 +60,14 @@ CREATE TABLE @store.index_offsets (
     topic text COLLATE "C" NOT NULL,
     partition integer NOT NULL,
     next_offset bigint NOT NULL,
+    leader_epoch integer,    -- of the record before it: Kafka tells by it whether that is there still; null: not known
     PRIMARY KEY (topic, partition, next_offset)
 );
 
 -- The same for other parts. An offset is committed together with the rows of everything before it.
 CREATE VIEW @store.indexed_offsets AS
-SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition;
+SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
+FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC;
 
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
 CREATE TABLE @store.unreadable_records (

@@ -7,6 +7,11 @@ ALTER TABLE @store.unreadable_records
     ADD CONSTRAINT unreadable_records_resolved_check CHECK ((resolved_at IS NULL) = (resolution IS NULL));
 CREATE INDEX unreadable_records_open_idx ON @store.unreadable_records (id) WHERE resolved_at IS NULL;
 
+-- The same for other parts: what waits for somebody to look at it, and what was found to be nobody's of ours.
+CREATE VIEW @store.kept_records AS
+SELECT topic, partition, "offset", resolved_at IS NOT NULL AS is_dismissed FROM @store.unreadable_records
+WHERE resolved_at IS NULL OR resolution LIKE 'dismissed:%';
+
 -- Which topic an offset is of: Kafka gives a topic that is deleted and made again another id.
 CREATE TABLE @store.index_topics (
     topic text COLLATE "C" PRIMARY KEY,

@@ -9,9 +9,10 @@ from typing import Final
 
 import asyncpg
 
+from gatelog.core.asking import End
 from gatelog.core.shards.databases import Databases
 from gatelog.core.sql import queries
-from gatelog.core.tail import Offsets
+from gatelog.core.tail import Ends, RecordPlace
 
 PAGE_ROWS: Final = 10_000
 
@@ -33,16 +34,22 @@ class IndexCopy:
         rows = [row for (row,) in await self._databases.ask_all(self._sql["state"])]
         return min(row["frontier"] for row in rows), max(row["highest"] for row in rows)
 
-    async def offsets(self) -> list[Offsets]:
+    async def offsets(self) -> list[Ends]:
         """Return how far each shard has read each partition."""
-        found: list[Offsets] = []
+        found: list[Ends] = []
         for rows in await self._databases.ask_all(self._sql["offsets"]):
             found.append({})
             for row in rows:
                 offsets = found[-1].setdefault(row["topic"], [])
-                offsets += [0] * (row["partition"] + 1 - len(offsets))
-                offsets[row["partition"]] = row["next_offset"]
+                offsets += [End(0, None)] * (row["partition"] + 1 - len(offsets))
+                offsets[row["partition"]] = End(row["next_offset"], row["leader_epoch"])
         return found
+
+    async def kept(self) -> tuple[set[RecordPlace], set[RecordPlace]]:
+        """Return the records that indexers have set aside and nobody has settled, and those that were dismissed."""
+        found = [row for rows in await self._databases.ask_all(self._sql["kept"]) for row in rows]
+        dismissed = {_place(row) for row in found if row["is_dismissed"]}
+        return {_place(row) for row in found} - dismissed, dismissed
 
     async def copy(self, position: int) -> None:
         """Copy all events from ``position`` on, and what concerns the outbox. After ``offsets`` were asked.
@@ -84,3 +91,7 @@ class IndexCopy:
 
     async def _put(self, rows: Sequence[asyncpg.Record]) -> None:
         await self._databases.gate.execute(self._sql["put"], *([row[column] for row in rows] for column in range(5)))
+
+
+def _place(row: asyncpg.Record) -> RecordPlace:
+    return row["topic"], row["partition"], row["offset"]

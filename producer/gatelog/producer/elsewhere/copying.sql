@@ -28,7 +28,12 @@ FROM @store.index_frontier f
 
 -- name: offsets
 -- Of a shard: up to here, what Kafka holds of its streams is in it.
-SELECT topic, partition, max(next_offset) AS next_offset FROM @store.index_offsets GROUP BY topic, partition
+SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
+FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC
+
+-- name: kept
+-- Of a shard: records that wait for somebody to look at them, and those that were dismissed.
+SELECT topic, partition, "offset", is_dismissed FROM @store.kept_records
 
 -- name: since
 -- Of a shard: events from position $1 on, the first $2.

@@ -29,6 +29,9 @@ CREATE TABLE @store.outbox (
     traceparent text,
     metadata text,
     data bytea NOT NULL,
+    -- What the relay could not make a record of would stop it, and all that comes after.
+    CONSTRAINT outbox_recorded_at_check CHECK (recorded_at >= '0001-01-02 00:00+00' AND recorded_at < '9999-12-31 00:00+00'),
+    CONSTRAINT outbox_category_check CHECK (octet_length(split_part(stream, '-', 1)) BETWEEN 1 AND 72),
     CONSTRAINT outbox_event_id_key UNIQUE (event_id, segment),
     CONSTRAINT outbox_stream_version_key UNIQUE (stream, version, segment)
 ) PARTITION BY LIST (segment);
@@ -48,22 +51,41 @@ CREATE TABLE @store.outbox_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     segment smallint NOT NULL DEFAULT 0,   -- that takes the appends
     cut_id bigint NOT NULL DEFAULT 0,      -- the last outbox id before it did
-    cut_xid xid8 NOT NULL DEFAULT '0',     -- what is in the other segment was committed before it; 0: nothing is
+    cut_xid xid8 NOT NULL DEFAULT '0',     -- who sees it sees all that is in the other segment; 0: nothing is
     drained_position bigint,               -- of the last event of the other segment, when that is known
     drained_at timestamptz,                -- since then, the index is known to hold all of it
-    emptied bigint NOT NULL DEFAULT 0      -- how often a segment was, or may be at any moment
-);
+    emptied bigint NOT NULL DEFAULT 0,     -- how often a segment was, or may be at any moment
+    awaits text                            -- a table was lost, and this command has to be run before anything is read or
+);                                         -- appended: until then "emptied" is negative, -1 minus what it was
 INSERT INTO @store.outbox_state DEFAULT VALUES;
 
 -- A snapshot that was taken before a segment was known to be drained sees these events neither in the index nor, when
 -- the segment has been emptied, in the outbox. It knows an older count than the sequence has.
+CREATE FUNCTION @store.check_rotation() RETURNS boolean STABLE LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT greatest(s.emptied, -1 - s.emptied) FROM @store.outbox_state s)
+        < (SELECT e.last_value FROM @store.outbox_emptied e)
+    THEN
+        RAISE 'this snapshot is older than the last rotation of the outbox'
+            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- The same; and while a lost table was not filled again, no snapshot sees all events.
 CREATE FUNCTION @store.check_snapshot() RETURNS boolean STABLE LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF (SELECT s.emptied FROM @store.outbox_state s) < (SELECT e.last_value FROM @store.outbox_emptied e) THEN
-        RAISE 'this snapshot is older than the last rotation of the outbox'
-            USING ERRCODE = '72000', HINT = 'Begin a new transaction.';
+        IF (SELECT s.awaits IS NOT NULL FROM @store.outbox_state s) THEN
+            RAISE 'a table was lost and made anew; before anything is read or appended, run: gatelog %',
+                (SELECT s.awaits FROM @store.outbox_state s) USING ERRCODE = 'GL001';
+        END IF;
+        RETURN @store.check_rotation();
     END IF;
     RETURN true;
 END
@@ -73,6 +95,10 @@ $$;
 CREATE VIEW @store.pending_events AS
 SELECT stream, version, event_id, type, schema_id, recorded_at, correlation_id, causation_id, traceparent, metadata, data
 FROM @store.outbox WHERE @store.check_snapshot();
+
+-- The same for who fills an index: a lost one, too.
+CREATE VIEW @store.waiting_events AS
+SELECT stream, version, event_id FROM @store.outbox WHERE @store.check_rotation();
 
 -- append: decide a batch of appends and write what is accepted, in one statement of the client.
 --

@@ -23,6 +23,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;  -- somebody else is at it
     END IF;
+    IF state.awaits IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
 
     IF state.drained_at IS NOT NULL THEN
         IF state.drained_at > clock_timestamp() - snapshot_age_max AND EXISTS (
@@ -40,8 +43,11 @@ BEGIN
 
     SELECT * INTO relay FROM @store.relay;
     IF state.cut_xid > '0' THEN
-        IF state.drained_position IS NULL AND relay.done_xid > state.cut_xid THEN
-            state.drained_position := relay.position;  -- all that was committed before the cut is at or below it
+        -- The cut waited for every transaction that had written to this segment. Who sees the cut sees all of them, so
+        -- all of them are published, at or below this position. The ids alone do not tell: a snapshot of a later
+        -- transaction may have been taken while the cut still waited.
+        IF state.drained_position IS NULL AND pg_visible_in_snapshot(state.cut_xid, relay.done_snapshot) THEN
+            state.drained_position := relay.position;
             UPDATE @store.outbox_state SET drained_position = state.drained_position;
         END IF;
         IF (SELECT f.position FROM @store.index_frontier f) >= state.drained_position THEN

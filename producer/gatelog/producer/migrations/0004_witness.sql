@@ -10,11 +10,13 @@ CREATE TABLE @store.restore_witness (
 );
 INSERT INTO @store.restore_witness DEFAULT VALUES;
 
--- restored: whether transaction ids in the store's rows are those of another cluster, or of another time.
+-- restored: whether transaction ids in the store's rows are those of another cluster, or of another time; or whether
+-- tables that the relay goes by were lost and made anew.
 CREATE FUNCTION @store.restored() RETURNS boolean STABLE LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT NOT EXISTS (SELECT FROM @store.restore_witness w WHERE w.xmin = w.xid::xid);
+    SELECT NOT EXISTS (SELECT FROM @store.restore_witness w WHERE w.xmin = w.xid::xid)
+        OR EXISTS (SELECT FROM @store.outbox_state s WHERE s.awaits = 'reconcile --apply');
 $$;
 
 -- Immutable in a session that replicates, too: see 0003_rotation.sql.

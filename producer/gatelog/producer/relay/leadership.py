@@ -1,23 +1,27 @@
 """The active relay: settle what the last one left, then tick after tick."""
 
 import asyncio
-import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Final
 
 import asyncpg
 
 from gatelog.core import logs, postgres, services, tail
-from gatelog.core.errors import LogMismatchError
+from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 from gatelog.core.settings import Settings
+from gatelog.core.shards.databases import opened
+from gatelog.core.sql import queries
 from gatelog.producer.doorbell import channel_of
 from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
-from gatelog.producer.relay.ticks import Tick, Ticks
+from gatelog.producer.relay.ticks import PACKAGE, Tick, Ticks
 from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.envelope import source_of
 
 RETRY_INTERVAL_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 5.0
+WATCH_INTERVAL_S: Final = 20.0
 _PAUSE_S: Final = 0.02
 
 _log = logs.logger("relay")
@@ -31,18 +35,24 @@ class Leadership:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._connection = connection
+        self._sql = queries(PACKAGE, "relay.sql", settings.store)
         self._ticks = Ticks(connection, settings)
         self._topics = Topics(settings)
         self._wake = asyncio.Event()
-        self._checked_position = -1
+        self._checked: tuple[int, tail.Ends] = (-1, {})
         self._checked_at = 0.0
-        self._looking: asyncio.Task[tail.Offsets] | None = None
+        self._looking: asyncio.Task[tail.Ends] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._watched_at = _now()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until ``stop`` is set; raises what ``Relay.run`` raises, and what it waits out."""
         await self._ticks.prepare()
         left = await self._ticks.take_over()
+        checked = tail.ends_from_json(left["checked_offsets"])
+        self._topics.partitions.update({name: len(ends) for name, ends in checked.items()})
         publisher = await asyncio.to_thread(Publisher, self._settings)
+        publisher.partitions = self._topics.partitions
         try:
             await self._settle(left)
             if not postgres.is_lent(self._connection):
@@ -54,37 +64,55 @@ class Leadership:
                 else:
                     await self._publish(publisher, tick)
                 await self._check()
+                self._watch()
             await self._ticks.fix()
             await self._check(at_once=True)
         finally:
-            if self._looking is not None:
-                await asyncio.wait([self._looking])
+            if tasks := [task for task in (self._looking, self._watching) if task is not None]:
+                await asyncio.wait(tasks)
             await asyncio.to_thread(publisher.close)
 
     async def _settle(self, left: asyncpg.Record) -> None:
         """Find out whether the pending tick reached Kafka. Anything but yes or no is a mismatch."""
         topics = await asyncio.to_thread(self._topics.of_store)
         await asyncio.to_thread(self._topics.check, topics)
+        try:
+            position, ends = await self._look(left, topics, frozenset())
+        except LogMismatchError:
+            if not (dismissed := await self._dismissed()):
+                raise
+            position, ends = await self._look(left, topics, dismissed)
+        if position > left["position"]:
+            self._ticks.done()
+        await self._store_check(position, ends)
+        _log.info("relay.active", epoch=left["epoch"], position=position, tick=left["tick"])
+
+    async def _look(
+        self, left: asyncpg.Record, topics: Mapping[str, int], passed_over: Collection[tail.RecordPlace]
+    ) -> tuple[int, tail.Ends]:
+        """Return up to which position Kafka holds what was given, and where it ends."""
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
             source_of(self._settings.store),
             topics,
-            json.loads(left["checked_offsets"]),
+            tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
+            left["position"],
+            passed_over,
         )
-        before, after = left["position"], left["position"] + left["pending_events"]
-        if found.position not in {before, after}:
-            raise LogMismatchError(
-                f"Postgres has published up to position {before:,}"
-                + (f", or {after:,} with its pending tick" if after > before else "")
-                + f"; Kafka holds positions up to {found.position:,}. One of them was restored from an older state, "
-                "or they belong to different stores. Nothing was changed."
-            )
-        if found.position > before:
-            self._ticks.done()
-        await self._store_check(found.position, found.ends)
-        _log.info("relay.active", epoch=left["epoch"], position=found.position, tick=left["tick"])
+        pending: list[str] = []
+        if left["pending_events"] and found.beyond:  # else nothing of it is there
+            tick = await self._ticks.next()
+            assert tick is not None
+            pending = [row["event_id"] for row in tick.rows]
+        return recovery.published(found, left["position"], pending), found.ends
+
+    async def _dismissed(self) -> set[tail.RecordPlace]:
+        """Return the records that somebody has looked at, and that are not ours."""
+        async with opened(self._settings, "gatelog relay") as databases:
+            found = await databases.ask_all(self._sql["dismissed"])
+        return {(row["topic"], row["partition"], row["offset"]) for rows in found for row in rows}
 
     async def _rest(self, stop: asyncio.Event) -> None:
         """Wait until something may be due, and store where the relay stands if that takes long.
@@ -131,21 +159,41 @@ class Leadership:
         committing.result()
 
     async def _check(self, *, at_once: bool = False) -> None:
-        """Remember, every 5 s, where Kafka ends, so that the next start has little to read. Only between ticks.
+        """Compare, every 5 s, where Kafka ends with where it was seen to end, and remember it. Only between ticks.
 
-        Kafka is asked while ticks go on: what is published from now on is past the ends that it named before.
+        Kafka is asked while ticks go on: what is published from now on is past the ends that it named before. It is
+        asked when nothing was published, too: what brokers lose, and what others write while we know better, is
+        noticed then. And the next start has little to read.
         """
-        if self._ticks.position == self._checked_position:
-            return
         if self._looking is None and (at_once or _now() - self._checked_at >= CHECK_INTERVAL_S):
-            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.ends))
+            self._looking = asyncio.create_task(asyncio.to_thread(self._topics.compared, self._checked[1]))
         if self._looking is not None and (at_once or self._looking.done()):
             looking, self._looking = self._looking, None
-            await self._store_check(self._ticks.position, await looking)
+            try:
+                await self._store_check(self._ticks.position, await looking)
+            except KafkaUnavailableError:
+                if self._ticks.position != self._checked[0]:
+                    raise
+                self._checked_at = _now()  # who has nothing to publish does not need Kafka
 
-    async def _store_check(self, position: int, ends: tail.Offsets) -> None:
-        await self._ticks.checked(position, json.dumps(ends))
-        self._checked_position = position
+    def _watch(self) -> None:
+        """Look at the topics again, every 20 s, in case somebody has changed them underneath.
+
+        Raises:
+            TopicError: one would lose events, or split streams.
+        """
+        if self._watching is None and _now() - self._watched_at >= WATCH_INTERVAL_S:
+            self._watching = asyncio.create_task(asyncio.to_thread(self._topics.look_again))
+        if self._watching is not None and self._watching.done():
+            watching, self._watching = self._watching, None
+            self._watched_at = _now()
+            with suppress(KafkaUnavailableError):  # if there is something to publish, that will tell
+                watching.result()
+
+    async def _store_check(self, position: int, ends: tail.Ends) -> None:
+        if (position, ends) != self._checked:
+            await self._ticks.checked(position, tail.ends_as_json(ends))
+            self._checked = (position, ends)
         self._checked_at = _now()
 
 

@@ -16,7 +16,16 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from gatelog.core import kafka, logs
-from gatelog.core.errors import GatelogError, KafkaUnavailableError, PublishRefusedError, RelayFencedError
+from gatelog.core.domain import topic_of
+from gatelog.core.errors import (
+    GatelogError,
+    KafkaUnavailableError,
+    PublishRefusedError,
+    RelayFencedError,
+    SettingsError,
+    TopicError,
+)
+from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer.relay.records import Record, records_of
 from gatelog.producer.relay.ticks import Tick
@@ -83,6 +92,33 @@ def _plain() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _begun(properties: dict[str, str]) -> Iterator[None]:
+    """Say what it means that Kafka does not let a producer begin."""
+    try:
+        with kafka.translated(properties), _plain():
+            yield
+    except KafkaUnavailableError:
+        kafka.check_credentials(properties)
+        raise
+    except KafkaException as error:
+        cause, servers = error.args[0], properties.get("bootstrap.servers")
+        if cause.code() in _FENCED:
+            raise RelayFencedError(f"Another relay took over: {cause.str()}") from error
+        if cause.retriable():
+            raise KafkaUnavailableError(f"Kafka at {servers} does not begin a transaction: {cause.str()}") from error
+        if cause.code() == KafkaError.INVALID_TRANSACTION_TIMEOUT:
+            found = kafka.broker_setting(properties, "transaction.max.timeout.ms")
+            raise SettingsError(
+                f"Kafka at {servers} has transaction.max.timeout.ms = {found or 'unknown'}, but transactions of the "
+                f"relay may take {TRANSACTION_TIMEOUT_MS}. Set it to that or more on every broker."
+            ) from error
+        raise SettingsError(
+            f"Kafka at {servers} does not let the relay begin a transaction ({cause.name()}: {cause.str()}). Nothing "
+            "was published. Where access is controlled, the relay needs WRITE and DESCRIBE on its transactional ids."
+        ) from error
+
+
 @dataclass(slots=True)
 class _Client:
     producer: Producer
@@ -97,13 +133,15 @@ class Publisher:
 
         Raises:
             KafkaUnavailableError: no answer within 30 s.
-            SettingsError: a librdkafka property is wrong, or Kafka refused the credentials.
+            RelayFencedError: another relay took over at the same moment.
+            SettingsError: a librdkafka property is wrong, Kafka refused the credentials, or transactions like ours.
         """
         self._store = settings.store
         self._properties = properties = settings.kafka_properties
+        self.partitions: dict[str, int] = {}  # of each topic that is published to, as whoever makes topics knows it
         self._failed: list[_Failure] = []
         clients = [_Client(self._producer_of(settings, number)) for number in range(1, _PRODUCERS + 1)]
-        with kafka.translated(properties):
+        with _begun(properties):
             for client in clients:
                 client.producer.init_transactions(INIT_TIMEOUT_S)
         self._turns = cycle(clients)
@@ -115,7 +153,6 @@ class Publisher:
             settings.kafka_properties,
             transactional_id=f"gatelog.{settings.store}.relay.{number}",
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            partitioner="murmur2_random",  # as Java's producers place the same keys
             delivery_report_only_error=True,
             queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
             message_max_bytes=settings.record_bytes_max,
@@ -135,6 +172,7 @@ class Publisher:
 
         Raises:
             PublishRefusedError: Kafka will never take one of them; the tick was aborted.
+            TopicError: Kafka does not let us write to a topic; the same.
             TickAbortedError: aborted for a passing reason.
             RelayFencedError: another relay took over.
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
@@ -166,10 +204,12 @@ class Publisher:
     def _produce(self, record: Record) -> None:
         topic, stream, value, headers, timestamp = record
         producer = self._own.producer
+        # Not left to librdkafka, which follows what somebody does to a topic: a stream would go on in another one.
+        partition = partition_of(stream, self.partitions[topic])
         while True:
             try:
                 # One callback for all of them: a closure for each record would be the dearest thing about it.
-                producer.produce(topic, value, stream, -1, self._report, None, timestamp, headers)
+                producer.produce(topic, value, stream, partition, self._report, None, timestamp, headers)
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as error:
@@ -209,9 +249,21 @@ class Publisher:
             raise RelayFencedError(f"Another relay took over: {error.str()}")
         if error.fatal() or not (error.txn_requires_abort() or self._failed):
             raise OutcomeUnknownError(f"The Kafka producer cannot go on ({error.name()}: {error.str()}).")
-        self._abort()
-        if (refused := self._refused()) is not None:
+        refused = self._refused()
+        try:
+            self._abort()
+        except OutcomeUnknownError:  # where nothing could be added to the transaction, Kafka knows of none to abort
+            if refused is None and error.code() not in _REFUSED:
+                raise
+        if refused is not None:
             raise self._named(refused, tick)
+        if error.code() in _REFUSED:
+            topics = ", ".join(sorted({topic_of(self._store, row["category"]) for row in tick.rows}))
+            raise TopicError(
+                f"Kafka refused tick {tick.number}, which goes to {topics} ({error.name()}: {error.str()}). Nothing "
+                "of it is published, and nothing after it, until the cause is removed: the relay needs WRITE on "
+                "these topics."
+            )
         raise TickAbortedError(f"Kafka aborted the tick ({error.name()}: {error.str()}).")
 
     def _refused(self) -> _Failure | None:

@@ -122,7 +122,7 @@ class Relay:
     async def _let_go(self, connection: postgres.Connection) -> None:
         """End the lease where there is no lock."""
         if postgres.is_lent(connection):
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # it would run out anyway
+            with suppress(*postgres.FAILED):  # it would run out anyway
                 await connection.execute(self._sql["end_lease"], self._holder)
 
     async def _beat(self) -> None:

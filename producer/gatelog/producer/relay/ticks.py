@@ -99,8 +99,8 @@ class Ticks:
         assert row is not None
         if row["restarted"]:
             raise LogMismatchError(
-                f"Store {self._settings.store!r}: its tables were restored from a dump. Transaction ids began anew, "
-                "and what was published cannot be told from them. Nothing was changed."
+                f"Store {self._settings.store!r}: its tables were restored from a dump, or some were lost and made "
+                "anew. What was published cannot be told from them. Nothing was changed."
             )
         self._epoch, self._revision = row["epoch"], row["revision"]
         self._number, self.position = row["tick"], row["position"]

@@ -5,14 +5,11 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
-import asyncpg
-
 from gatelog.core import logs, postgres
 from gatelog.core.sql import queries
 
 BYTES_MAX: Final = 16 * 1024 * 1024  # of a state as JSON: a larger one is not kept
 STALE_AFTER_DAYS: Final = 30
-_FAILED: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 _log = logs.logger("reader")
 
@@ -59,7 +56,7 @@ class PostgresSnapshots:
         """See ``Snapshots``."""
         try:
             row = await self._pool.fetchrow(self._sql["load"], *key)
-        except _FAILED as error:
+        except postgres.FAILED as error:
             _log.warning("snapshot.not_loaded", stream=key.stream, error=str(error))
             return None
         return None if row is None else Snapshot(*row)
@@ -70,5 +67,5 @@ class PostgresSnapshots:
         try:
             await self._pool.execute(self._sql["save"], *key, *found, replace)
             await self._pool.execute(self._sql["clear"], *key, STALE_AFTER_DAYS)
-        except _FAILED as error:  # a role that may only read, a server that takes no writes
+        except postgres.FAILED as error:  # a role that may only read, a server that takes no writes
             _log.warning("snapshot.not_saved", stream=key.stream, error=str(error))

@@ -37,6 +37,7 @@ CREATE TABLE @store.projection_offsets (
     partition integer NOT NULL,
     position bigint NOT NULL,            -- everything of the partition up to here is handled
     next_offset bigint NOT NULL,         -- where to go on in Kafka; -1: after the index has told
+    leader_epoch integer,                -- of the newest record that was read then: Kafka tells by it whether that is there still
     events bigint NOT NULL,              -- handled so far
     moved_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (projection, build, topic, partition, position, next_offset)

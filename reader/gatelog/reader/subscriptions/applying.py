@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -10,7 +11,7 @@ import asyncpg
 from gatelog.core import logs, postgres
 from gatelog.core.consumer_errors import ProjectionFailedError, TransactionEndedError
 from gatelog.core.errors import PostgresUnavailableError
-from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Checkpoints, Move, PartitionLostError
+from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoints, Move, PartitionLostError
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.parts import as_read
@@ -132,7 +133,7 @@ class Applier:
             place = self._place_of(event)
             assert event.position is not None
             count = moves[place].events + 1 if place in moves else 1
-            moves[place] = Move(Checkpoint(event.position, self._checkpoints[place].next_offset), count)
+            moves[place] = Move(replace(self._checkpoints[place], position=event.position), count)
         rest = {
             place: Move(move.upto, move.events - (moves[place].events if place in moves else 0))
             for place, move in batch.moves.items()

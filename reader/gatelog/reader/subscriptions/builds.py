@@ -196,6 +196,7 @@ class Builds:
             await self._drop(connection, build)
 
     async def _drop(self, connection: Connection, build: Build) -> None:
+        await connection.execute(self._sql["freeze"], self._projection, build.number)
         await connection.execute(self._sql["drop_build"], self._projection, build.number)
         if self._schema is not None:
             await connection.execute(

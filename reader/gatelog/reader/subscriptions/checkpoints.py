@@ -10,6 +10,7 @@ import asyncpg
 from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError
 from gatelog.core.sql import queries
+from gatelog.reader.subscriptions.marks import Mark
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
 
@@ -29,10 +30,24 @@ class PartitionLostError(GatelogError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``."""
+    """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``.
+
+    ``epoch``: of the newest record that was read when that was so; see ``Mark``.
+    """
 
     position: int
     next_offset: int
+    epoch: int | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """The same, as the client is told where to begin."""
+        return Mark(self.next_offset, self.position, self.epoch)
+
+
+def checkpoint_of(mark: Mark) -> Checkpoint:
+    """Return the checkpoint of a mark whose position is known."""
+    return Checkpoint(mark.position or 0, mark.offset, mark.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +84,11 @@ async def holder_of(connection: postgres.Connection, store: str) -> Holder:
 class Checkpoints:
     """The checkpoints of one build as one member has them."""
 
-    def __init__(self, store: str, projection: str, build: int, start: Checkpoint) -> None:
-        """``start``: where a partition begins that no member has met before."""
+    def __init__(self, store: str, projection: str, build: int, state: str, start: Checkpoint) -> None:
+        """``state``: of the build, while we may write. ``start``: where a partition begins that nobody has met."""
         self._sql = queries(PACKAGE, SQL_FILE, store)
         self._build = (projection, build)
+        self._state = state
         self._start = start
         self._generations: dict[Place, int] = {}
         self._at: dict[Place, Checkpoint] = {}
@@ -94,6 +110,9 @@ class Checkpoints:
         """Take partitions over. A batch that their last holder has open is waited for, but not for long.
 
         ``connection``: not the one in which batches are handled.
+
+        Raises:
+            PartitionLostError: the build was retired, dropped, or made the live one; or it is about to be.
         """
         topics, numbers = [topic for topic, _ in places], [partition for _, partition in places]
         try:
@@ -101,7 +120,10 @@ class Checkpoints:
         except asyncpg.LockNotAvailableError:
             evicted = await connection.fetch(self._sql["evict"], *self._build, topics, numbers)
             _log.warning("projection.evicted", projection=self._build[0], sessions=len(evicted))
-            await self._claim(connection, holder, topics, numbers)
+            try:
+                await self._claim(connection, holder, topics, numbers)
+            except asyncpg.LockNotAvailableError as error:
+                raise self._replaced() from error
 
     async def _claim(
         self, connection: postgres.Connection, holder: Holder, topics: list[str], numbers: list[int]
@@ -109,15 +131,24 @@ class Checkpoints:
         sql, start = self._sql, self._start
         async with connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}")
+            if not await connection.fetchval(sql["is_in_state"], *self._build, self._state):
+                raise self._replaced()
             await connection.execute(sql["meet"], *self._build, topics, numbers, start.position, start.next_offset)
             claimed = await connection.fetch(sql["claim"], *self._build, topics, numbers, holder.pid, holder.since)
             rows = await connection.fetch(sql["offsets"], *self._build, topics, numbers)
-        if len(claimed) < len(topics) or len(rows) < len(topics):
-            raise PartitionLostError(f"Projection {self._build[0]!r}: build {self._build[1]} was dropped.")
+        assert len(claimed) == len(rows) == len(topics)
         for row in claimed:
             self._generations[row["topic"], row["partition"]] = row["generation"]
         for row in rows:
-            self._at[row["topic"], row["partition"]] = Checkpoint(row["position"], row["next_offset"])
+            self._at[row["topic"], row["partition"]] = Checkpoint(
+                row["position"], row["next_offset"], row["leader_epoch"]
+            )
+
+    def _replaced(self) -> PartitionLostError:
+        return PartitionLostError(
+            f"Projection {self._build[0]!r}: build {self._build[1]} is not {self._state} any more, or somebody "
+            "decides on that now. Nothing was claimed; this member joins again."
+        )
 
     def forget(self, places: Collection[Place]) -> None:
         """Give partitions up."""
@@ -142,6 +173,8 @@ class Checkpoints:
             [moves[place].upto.position for place in places],
             [moves[place].upto.next_offset for place in places],
             [moves[place].events for place in places],
+            self._state,
+            [moves[place].upto.epoch for place in places],
         )
         if len(moved) < len(places):
             raise PartitionLostError(

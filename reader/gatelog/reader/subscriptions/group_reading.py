@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple, Protocol, Self
 
-from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.marks import Mark, Marks, Trail, begins_before_kafka, is_before_kafka
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.starts import Origin
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
@@ -113,6 +113,8 @@ class GroupReading:
 
     def _taken(self, batch: Batch) -> Batch:
         trail = self._trails.get(batch.place)
+        if trail is not None and batch.epoch is not None:
+            trail.epoch = batch.epoch
         if trail is None or not batch.events or is_before_kafka(batch.offsets[0]):
             return batch  # without a trail: it is going away at this moment, and nobody will handle it
         if batch.place in self._told:
@@ -177,14 +179,11 @@ class GroupReading:
             self._settings, self._history, self._codec, self._joining, member, self._handed_over
         )
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
+    async def assigned(self, places: Sequence[Place]) -> Marks:
         """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
         committed = await self.member.committed(places)
-        lows, ends = await self._topics.beginnings(places), await self._topics.ends(places)
-        for place, mark in committed.items():
-            if mark.offset > ends[place]:
-                why = f"it ends at {ends[place]}: it was made anew, or has lost its end. Reset the group's offsets"
-                raise HistoryGoneError(*place, mark.offset, why)
+        committed |= await found_again(self._settings, self._topics, committed)
+        lows = await self._topics.beginnings(places)
         marks, gone = await self._begins(places, committed, lows)
         begins = {
             place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in committed)
@@ -197,7 +196,7 @@ class GroupReading:
         await self._handling.assigned(begins)
         self.member.begin_paused(gone)
         self._catching_up.add(gone.values())
-        return {place: lows[place] if place in gone else mark.offset for place, mark in marks.items()}
+        return {place: Mark(lows[place]) if place in gone else mark for place, mark in marks.items()}
 
     async def _begins(
         self, places: Sequence[Place], committed: Marks, lows: Offsets
@@ -208,7 +207,7 @@ class GroupReading:
         if forgotten or len(committed) < len(places):
             origin = await self._origin()
             new = await origin.marks_of(self._settings, [place for place in places if place not in committed])
-            as_begun = {place: Mark(committed[place].offset, origin.handled) for place in forgotten}
+            as_begun = {place: committed[place]._replace(position=origin.handled) for place in forgotten}
             committed = {**committed, **new, **as_begun}
             is_gone |= {place for place, mark in new.items() if mark.offset < lows[place]}
             since = origin.at

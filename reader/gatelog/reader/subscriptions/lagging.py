@@ -68,8 +68,10 @@ def _look(settings: Settings, marks_of: MarksOf) -> dict[str, _Seen]:
     """Blocks."""
     with Probe(settings) as probe:
         places = probe.places(None)
+        if probe.leaderless():  # nobody would answer, and `gatelog status` is not to wait for that
+            raise KafkaUnavailableError("Some partitions have no leader.")
         heads = {place: record.position for place, record in probe.last(places).items()}
-        bounds = {place: probe.bounds(place) for place in places}
+        bounds = probe.bounds(places)
         return {name: _seen(probe, heads, bounds, marks) for name, marks in marks_of(probe, bounds).items()}
 
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from confluent_kafka import TopicPartition
 
+from gatelog.core import histories
 from gatelog.reader.subscriptions.merge import Place
 
 _BASE: Final = -(2**62)
@@ -22,10 +23,14 @@ _METADATA: Final = "gatelog position="
 
 
 class Mark(NamedTuple):
-    """The next offset to read, and the position up to which all of the partition is handled (None: not known)."""
+    """The next offset to read, and the position up to which all of the partition is handled (None: not known).
+
+    ``epoch``: that of the newest record that was read with what stands before the offset, of one history.
+    """
 
     offset: int
     position: int | None = None
+    epoch: int | None = None
 
 
 Marks: TypeAlias = Mapping[Place, Mark]
@@ -49,17 +54,22 @@ def is_before_kafka(offset: int) -> bool:
 def kafka_marks(marks: Marks) -> list[TopicPartition]:
     """Return marks as the client commits them."""
     return [
-        TopicPartition(*place, mark.offset)
-        if mark.position is None
-        else TopicPartition(*place, mark.offset, metadata=f"{_METADATA}{mark.position}")
-        for place, mark in marks.items()
+        histories.resume(place, offset, epoch, "" if position is None else f"{_METADATA}{position}")
+        for place, (offset, position, epoch) in marks.items()
     ]
+
+
+def kafka_starts(marks: Marks) -> list[TopicPartition]:
+    """Return marks as the client is told where to begin: with an epoch, it asks whether the offset is still that."""
+    return [histories.resume(place, mark.offset, mark.epoch) for place, mark in marks.items()]
 
 
 def marks_of(committed: Iterable[TopicPartition]) -> dict[Place, Mark]:
     """Return what was committed, without partitions that have no offset. What others commit has no position."""
     return {
-        (each.topic, each.partition): Mark(each.offset, _position(each)) for each in committed if each.offset >= 0
+        (each.topic, each.partition): Mark(each.offset, _position(each), each.leader_epoch)
+        for each in committed
+        if each.offset >= 0
     }
 
 
@@ -71,11 +81,12 @@ def _position(committed: TopicPartition) -> int | None:
 class Trail:
     """Says which position belongs to an offset of one partition, while it is ours."""
 
-    __slots__ = ("_begin", "_chunks", "_position")
+    __slots__ = ("_begin", "_chunks", "_position", "epoch")
 
     def __init__(self, begin: Mark) -> None:
         """Begin where the group stands."""
         self._begin = begin
+        self.epoch = begin.epoch  # of the newest record that was read: all before it is of one history with it
         self._position = begin.position  # of what is before all chunks
         self._chunks: deque[tuple[Sequence[int], Sequence[int]]] = deque()  # offsets, positions
 
@@ -92,14 +103,14 @@ class Trail:
         """Return what to commit when everything before ``offset`` is handled. Offsets rise from call to call."""
         if is_before_kafka(offset):
             position = offset - _BASE - 1
-            return self._begin if position < 0 else Mark(self._begin.offset, position)
+            return self._begin if position < 0 else self._begin._replace(position=position)
         chunks = self._chunks
         while chunks and chunks[0][0][-1] < offset:
             self._position = max(self._position or 0, chunks.popleft()[1][-1])
         if not chunks:
-            return Mark(offset, self._position)
+            return Mark(offset, self._position, self.epoch)
         offsets, positions = chunks[0]
         nth = bisect_left(offsets, offset)
         if nth > 0:
-            return Mark(offset, positions[nth - 1])
-        return Mark(offset, positions[0] - 1 if self._position is None else self._position)
+            return Mark(offset, positions[nth - 1], self.epoch)
+        return Mark(offset, positions[0] - 1 if self._position is None else self._position, self.epoch)

@@ -18,12 +18,13 @@ from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from gatelog.core import kafka, logs
+from gatelog.core import histories, kafka, logs
 from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableRecordError
 from gatelog.core.settings import Settings
-from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move
+from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.merge import Merge, Place
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import (
@@ -68,6 +69,7 @@ class _Partition:
     end: int | None = None  # when the consumer is there …
     quiet_upto: int = 0  # … nothing up to this position comes any more
     is_paused: bool = False
+    epoch: int | None = None  # of the newest record
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class TotalOrder:
         meet: Meet,
     ) -> None:
         """``meet`` is called with partitions that are new, and says where to begin in each."""
+        self._settings = settings
         self._properties = settings.kafka_properties
         self._source = source_of(settings.store)
         self._codec = codec
@@ -173,7 +176,9 @@ class TotalOrder:
         places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]
         new = [place for place in places if place not in self._checkpoints]
         if new:
-            self._checkpoints |= await self._meet(new)
+            met = dict(await self._meet(new))
+            again = await found_again(self._settings, self._topics, {place: at.mark for place, at in met.items()})
+            self._checkpoints |= met | {place: checkpoint_of(mark) for place, mark in again.items()}
         if self._has_caught_up:  # else where to begin is not known yet
             self._watch(new)
         missing = (self._topics.wanted or set()) - topics.keys()
@@ -187,10 +192,11 @@ class TotalOrder:
         for place in places:
             at = self._checkpoints[place]
             self._merge.watch(place, at.position)
-            self._partitions[place] = _Partition(max(at.next_offset, 0))
+            self._partitions[place] = _Partition(max(at.next_offset, 0), epoch=at.epoch)
         if places:
+            begins = [(place, self._checkpoints[place]) for place in places]
             self._consumer.incremental_assign(
-                [TopicPartition(topic, p, max(self._checkpoints[topic, p].next_offset, 0)) for topic, p in places]
+                [histories.resume(place, max(at.next_offset, 0), at.epoch) for place, at in begins]
             )
 
     async def _catch_up(self, stop: asyncio.Event) -> AsyncIterator[Batch]:
@@ -217,7 +223,9 @@ class TotalOrder:
         """All partitions are at one position. Their numbers of events are not known apart: the first gets them."""
         moves: dict[Place, Move] = {}
         for place, at in self._checkpoints.items():
-            after = Checkpoint(max(upto, at.position), max(at.next_offset, offsets.get(place, at.next_offset)))
+            offset = max(at.next_offset, offsets.get(place, at.next_offset))
+            epoch = at.epoch if offset == at.next_offset else None
+            after = Checkpoint(max(upto, at.position), offset, epoch)
             moves[place] = Move(after, 0 if moves else len(events))
             self._checkpoints[place] = after
         return Batch(events, moves)
@@ -249,7 +257,7 @@ class TotalOrder:
             if error is not None:
                 state.reached = max(state.reached, offset)
                 continue
-            state.reached = offset + 1
+            state.reached, state.epoch = offset + 1, histories.epoch_of(message)
             if (record := self._parsed(message)) is not None:
                 taken.append((record.position, place, offset, tuple(record)))
         await self._codec.warm({held[3][SCHEMA_ID] for held in taken})
@@ -285,7 +293,7 @@ class TotalOrder:
         last = {held[1]: held for held in due}
         self._held_bytes -= _size(due)
         moves = {
-            place: Move(Checkpoint(position, offset + 1), counts[place])
+            place: Move(Checkpoint(position, offset + 1, self._partitions[place].epoch), counts[place])
             for place, (position, _, offset, _) in last.items()
         }
         return Batch(events, moves)

@@ -10,7 +10,7 @@ from typing import Final, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
-from gatelog.core import kafka, logs
+from gatelog.core import asking, kafka, logs
 from gatelog.core.errors import KafkaUnavailableError, TopicError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.parked import (
@@ -69,8 +69,7 @@ class ParkedTopic:
         """
         if self._consumer is None:
             self._consumer = self._new_consumer()
-        with kafka.translated(self._properties):
-            found = self._consumer.list_topics(self.name, timeout=kafka.REQUEST_TIMEOUT_S).topics
+        found = kafka.metadata_of(self._consumer, self._properties, self.name)
         return self.name in found and found[self.name].error is None
 
     def news(self) -> list[Word]:
@@ -85,7 +84,7 @@ class ParkedTopic:
             self._reading = self._new_consumer()
             self._reading.assign([TopicPartition(self.name, 0, self._next)])
         words: list[Word] = []
-        end = self._end(self._reading)
+        end = asking.ends(self._properties, [(self.name, 0)], committed=True)[self.name, 0]
         deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
         while self._next < end:
             first = self._reading.poll(1.0)
@@ -96,13 +95,6 @@ class ParkedTopic:
             elif time.monotonic() > deadline:
                 raise KafkaUnavailableError(f"Kafka does not deliver the records of topic {self.name!r}.")
         return words
-
-    def _end(self, consumer: Consumer) -> int:
-        with kafka.translated(self._properties):
-            bounds = consumer.get_watermark_offsets(TopicPartition(self.name, 0), timeout=kafka.REQUEST_TIMEOUT_S)
-        if bounds is None:
-            raise KafkaUnavailableError(f"Kafka does not tell the end of topic {self.name!r}.")
-        return bounds[1]
 
     def _words(self, message: Message) -> Iterator[Word]:
         error, offset = message.error(), message.offset()

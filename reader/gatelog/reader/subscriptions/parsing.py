@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from confluent_kafka import Message
 
-from gatelog.core import logs
+from gatelog.core import histories, logs
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
@@ -29,6 +29,7 @@ class _Open:
     offsets: list[int] = field(default_factory=list)
     next_offset: int = 0
     size_bytes: int = 0
+    last: Message | None = None
 
 
 def size_of(message: Message) -> int:
@@ -63,7 +64,7 @@ class Parser:
             if place is None or place[1] != partition or place[0] != topic:
                 place = (topic, partition)
                 batch = found.setdefault(place, _Open())
-            batch.next_offset = offset + 1
+            batch.next_offset, batch.last = offset + 1, message
             headers = dict(message.headers() or ())
             if types is not None and not _is_wanted(headers.get("ce_type"), types):
                 continue
@@ -76,7 +77,15 @@ class Parser:
             batch.offsets.append(offset)
             batch.size_bytes += ENVELOPE_BYTES + len(event.value)
         return [
-            Batch(place, assigned[place], each.events, each.offsets, each.next_offset, each.size_bytes)
+            Batch(
+                place,
+                assigned[place],
+                each.events,
+                each.offsets,
+                each.next_offset,
+                each.size_bytes,
+                histories.epoch_of(each.last),
+            )
             for place, each in found.items()
             if place in assigned
         ]
@@ -87,7 +96,10 @@ class Parser:
             if headers["ce_source"] not in self._sources or value is None or value[0] != 0:
                 raise ValueError
             stream = self._streams.get(headers["ce_subject"]) or self._checked(headers["ce_subject"])
-            version, position = int(headers["ce_streamversion"]), int(headers["ce_position"])
+            version, position = headers["ce_streamversion"], headers["ce_position"]
+            if not (version.isdigit() and position.isdigit()):
+                raise ValueError
+            version, position = int(version), int(position)
             schema_id = _schema_id(value)[1]
             if not (0 < version < BIGINT_BEYOND and 0 < position < BIGINT_BEYOND and schema_id < INTEGER_BEYOND):
                 raise ValueError

@@ -23,7 +23,7 @@ class Batch:
 
     ``next_offset`` is that after the last record taken, those that were filtered or passed over included.
     ``size_bytes`` is what the events hold in memory, roughly. ``assignment`` tells one time that the partition was
-    ours from another.
+    ours from another. ``epoch`` is that of the leader that wrote the last record; None: it came from elsewhere.
     """
 
     place: Place
@@ -32,6 +32,7 @@ class Batch:
     offsets: list[int]
     next_offset: int
     size_bytes: int
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Owner(Protocol):
         """Take note of the membership that will ask; called once, first."""
         ...
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
+    async def assigned(self, places: Sequence[Place]) -> Marks:
         """Return where to begin to read each of ``places``, which are ours from now on."""
         ...
 

@@ -21,7 +21,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
-from gatelog.reader.subscriptions.marks import Marks, kafka_marks
+from gatelog.reader.subscriptions.marks import Marks, kafka_marks, kafka_starts
 from gatelog.reader.subscriptions.parsing import size_of
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
 
@@ -344,7 +344,7 @@ class Poller:
             ) from error
         number = next(_assignments)
         self.assigned = self.assigned | dict.fromkeys(places, number)
-        consumer.incremental_assign(kafka_offsets(starts))
+        consumer.incremental_assign(kafka_starts(starts))
         held = partitions if self._is_full else [TopicPartition(*place) for place in places if place in self._paused]
         if held:
             consumer.pause(held)

@@ -14,15 +14,17 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
 
-from gatelog.core import kafka
+from gatelog.core import asking, kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
 from gatelog.schemas.envelope import Record, parse_record, source_of
+
+UNSTABLE_S: Final = 0.1  # between two questions about offsets that a transaction is about to commit
 
 _FETCH_BYTES: Final = 64 * 1024
 
@@ -69,17 +71,24 @@ class Probe:
         names = [name for name in wanted if name in found]
         return [(name, partition) for name in names for partition in range(found[name])]
 
-    def bounds(self, place: Place) -> tuple[int, int]:
-        """Return the first offset that Kafka still has, and the next one that will be written.
+    def leaderless(self) -> set[Place]:
+        """Return the partitions of the store's topics that no broker leads now.
 
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        with kafka.translated(self._properties):
-            found = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=kafka.REQUEST_TIMEOUT_S)
-        if found is None:
-            raise KafkaUnavailableError(f"Kafka does not tell the bounds of topic {place[0]!r} partition {place[1]}.")
-        return found
+        return kafka.leaderless(self._consumer, self._properties, self._store)
+
+    def bounds(self, places: Iterable[Place]) -> dict[Place, tuple[int, int]]:
+        """Return of each partition the first offset that Kafka still has, and the one that can be read up to.
+
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        places = list(places)
+        begins = asking.begins(self._properties, places)
+        ends = asking.ends(self._properties, places, committed=True)
+        return {place: (begins[place], ends[place]) for place in places}
 
     def first(self, offsets: Offsets) -> dict[Place, Found]:
         """Return the first record of the store at or after each offset, where there is one.
@@ -127,7 +136,7 @@ class Probe:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        bounds = {place: self.bounds(place) for place in places}
+        bounds = self.bounds(places)
         low = {place: max(begin, end - 8) for place, (begin, end) in bounds.items() if begin < end}
         found: dict[Place, Record] = {}
         step = 64
@@ -152,7 +161,7 @@ class Probe:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        bounds = {place: self.bounds(place) for place in places}
+        bounds = self.bounds(places)
         begins = {place: begin for place, (begin, _) in bounds.items()}
         gone = self._gone(begins, lambda first: first.position > position + 1)
         low = {place: begin for place, begin in begins.items() if place not in gone}
@@ -183,18 +192,13 @@ class Probe:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        begins = {place: self.bounds(place)[0] for place in places}
+        bounds = self.bounds(places)
+        begins = {place: begin for place, (begin, _) in bounds.items()}
         gone = self._gone(begins, lambda first: first.recorded_at >= at)
         milliseconds = int(at.timestamp() * 1000)  # rounded up, it might pass a record
-        asked = [TopicPartition(*place, milliseconds) for place in begins if place not in gone]
-        with kafka.translated(self._properties):
-            found = self._consumer.offsets_for_times(asked, timeout=kafka.REQUEST_TIMEOUT_S) if asked else []
-        return {
-            (each.topic, each.partition): each.offset
-            if each.offset >= 0
-            else self.bounds((each.topic, each.partition))[1]
-            for each in found
-        }
+        after = OffsetSpec.for_timestamp(milliseconds)
+        found = asking.ask(self._properties, {place: after for place in begins if place not in gone}, committed=True)
+        return {place: offset if offset >= 0 else bounds[place][1] for place, offset in found.items()}
 
 
 def committed(
@@ -208,8 +212,20 @@ def committed(
     if not places:
         return {}
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    answers = client.list_consumer_group_offsets(
-        [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
-    )
-    with kafka.translated(properties):
-        return marks_of(answers[group].result().topic_partitions)
+    deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+    while True:
+        answers = client.list_consumer_group_offsets(
+            [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
+        )
+        with kafka.translated(properties):
+            found = answers[group].result().topic_partitions
+            refused = [each.error for each in found if each.error is not None]
+            if not refused:
+                return marks_of(found)
+            if refused[0].code() != KafkaError.UNSTABLE_OFFSET_COMMIT:  # it says so of each partition apart
+                raise KafkaException(refused[0])
+        if time.monotonic() > deadline:
+            raise KafkaUnavailableError(
+                f"Group {group!r}: a transaction that commits offsets is open, and does not end."
+            )
+        time.sleep(UNSTABLE_S)

@@ -57,6 +57,11 @@ JOIN @store.projection_builds b ON b.projection = o.projection AND b.build = o.b
 WHERE o.projection = $1 COLLATE "C" AND o.topic = $2 COLLATE "C" AND o.partition = $3
 ORDER BY o.position DESC LIMIT 1
 
+-- name: is_in_state
+-- Whether a build is what a member takes it for ($3). If so, it stays that until the transaction ends: a switch waits.
+-- Schemas are found by name: who does not ask may write into the read model that has the name now.
+SELECT true FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 AND state = $3 FOR SHARE
+
 -- name: meet
 -- Partitions that were never met, and where to begin in them.
 WITH new AS (
@@ -83,7 +88,7 @@ WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.topic = w.topic AND p
 RETURNING p.topic, p.partition, p.generation
 
 -- name: offsets
-SELECT DISTINCT ON (o.topic, o.partition) o.topic, o.partition, o.position, o.next_offset
+SELECT DISTINCT ON (o.topic, o.partition) o.topic, o.partition, o.position, o.next_offset, o.leader_epoch
 FROM @store.projection_offsets o
 JOIN unnest($3::text[], $4::int[]) AS a (topic, partition) ON o.topic = a.topic COLLATE "C" AND o.partition = a.partition
 WHERE o.projection = $1 COLLATE "C" AND o.build = $2
@@ -100,31 +105,33 @@ WHERE a.pid <> pg_backend_pid() AND (a.pid, a.backend_start) IN (
 )
 
 -- name: advance
--- First in a batch's transaction. Only who holds the newest generation of a partition moves it, and only from where it
--- believes it to be. The rows of the partitions stay locked until the batch is in.
-WITH own AS MATERIALIZED (
-    SELECT b.topic, b.partition, b.position, b.next_offset, b.upto_position, b.upto_offset, b.events
+-- First in a batch's transaction. Only a member of a build that is in the state that it believes ($11: see is_in_state)
+-- and who holds the newest generation of a partition moves it, and only from where it believes it to be. The rows of the
+-- build and of the partitions stay locked until the batch is in.
+WITH build AS MATERIALIZED (
+    SELECT FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 AND state = $11 FOR SHARE
+), own AS MATERIALIZED (
+    SELECT b.topic, b.partition, b.position, b.next_offset, b.upto_position, b.upto_offset, b.upto_epoch, b.events
     FROM @store.projection_partitions p
-    JOIN unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])
-        AS b (topic, partition, generation, position, next_offset, upto_position, upto_offset, events)
+    JOIN unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+            $12::int[], $10::bigint[])
+        AS b (topic, partition, generation, position, next_offset, upto_position, upto_offset, upto_epoch, events)
         ON p.topic = b.topic COLLATE "C" AND p.partition = b.partition
-    WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.generation = b.generation
+    WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.generation = b.generation AND EXISTS (SELECT FROM build)
     ORDER BY p.topic, p.partition FOR NO KEY UPDATE OF p
 ), left_behind AS (
     DELETE FROM @store.projection_offsets o USING own
     WHERE o.projection = $1 COLLATE "C" AND o.build = $2 AND o.topic = own.topic COLLATE "C"
         AND o.partition = own.partition AND o.position = own.position AND o.next_offset = own.next_offset
-    RETURNING o.topic, o.partition, own.upto_position, own.upto_offset, o.events + own.events AS events
+    RETURNING o.topic, o.partition, own.upto_position, own.upto_offset, own.upto_epoch, o.events + own.events AS events
 )
-INSERT INTO @store.projection_offsets (projection, build, topic, partition, position, next_offset, events)
-SELECT $1, $2, topic, partition, upto_position, upto_offset, events FROM left_behind
+INSERT INTO @store.projection_offsets (projection, build, topic, partition, position, next_offset, leader_epoch, events)
+SELECT $1, $2, topic, partition, upto_position, upto_offset, upto_epoch, events FROM left_behind
 RETURNING topic
 
 -- name: freeze
--- No batch of a build commits from here until this transaction ends.
-SELECT p.topic FROM @store.projection_partitions p
-WHERE p.projection = $1 COLLATE "C" AND p.build = $2
-ORDER BY p.topic, p.partition FOR NO KEY UPDATE
+-- No batch of a build commits from here until this transaction ends, and no partition is claimed: both ask is_in_state.
+SELECT FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 FOR UPDATE
 
 -- name: dismiss
 -- Whoever works on these builds is refused at its next batch, and looks which build is live.

@@ -29,15 +29,17 @@ from gatelog.reader.subscriptions.checkpoints import (
     Holder,
     Move,
     PartitionLostError,
+    checkpoint_of,
     holder_of,
 )
 from gatelog.reader.subscriptions.history import Handover, History
-from gatelog.reader.subscriptions.marks import Marks
+from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.reader.subscriptions.places import Batch as Arrived
-from gatelog.reader.subscriptions.places import Joining, Offsets
+from gatelog.reader.subscriptions.places import Joining
+from gatelog.reader.subscriptions.refinding import found_again
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -86,7 +88,7 @@ class _Session:
         self._history = History(settings, store, self._codec)
         self._topics = Topics(settings, plan.categories)
         self._partitions: dict[str, int] = {}
-        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, plan.start)
+        self._checkpoints = Checkpoints(settings.store, plan.name, build.number, build.state, plan.start)
         self._holder: Holder | None = None
         self._applier = Applier(
             plan.name,
@@ -174,7 +176,7 @@ class PartitionSession(_Session):
             if new and (new[0].position or 0) <= at.position:  # the index told it
                 new = [event for event in new if event.position is not None and event.position > at.position]
             position = (new[-1].position if new else None) or at.position
-            moves[place] = Move(Checkpoint(position, max(batch.next_offset, at.next_offset)), count + len(new))
+            moves[place] = Move(Checkpoint(position, batch.next_offset, batch.epoch), count + len(new))
             events += new
         return Batch(events, moves)
 
@@ -210,7 +212,7 @@ class PartitionSession(_Session):
             told = reached >= handover.position
             position = max(at.position, min(reached, handover.position))
             offset = max(at.next_offset, handover.offsets[place]) if told else at.next_offset
-            moves[place] = Move(Checkpoint(position, offset), counts[place])
+            moves[place] = Move(Checkpoint(position, offset, None if told else at.epoch), counts[place])
         return Batch(events, moves)
 
     # --- partitions come and go (see ``Owner``) -----------------------------------------------------
@@ -218,11 +220,14 @@ class PartitionSession(_Session):
     def bind(self, member: Membership) -> None:
         """Nothing is asked of the membership here."""
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
+    async def assigned(self, places: Sequence[Place]) -> Marks:
         """Claim partitions; go on where Postgres says, or where the index hands over."""
         lows = await self._topics.beginnings(places)
         async with self._busy:
             await self._claim(places)
+            marks = {place: self._checkpoints[place].mark for place in places}
+            if again := await found_again(self._settings, self._topics, marks):
+                await self._applier.apply(Batch([], {place: Move(checkpoint_of(m), 0) for place, m in again.items()}))
             gone = {place: lows[place] for place in places if self._checkpoints[place].next_offset < lows[place]}
             if gone:
                 handover = await self._history.handover(gone)
@@ -231,8 +236,8 @@ class PartitionSession(_Session):
                     "projection.history", projection=self._plan.name, partitions=len(gone), upto=handover.position
                 )
             self._turn(places)
-        begin = {place: self._checkpoints[place].next_offset for place in places}
-        return begin | {p: max(begin[p], self._handovers[p].offsets[p]) for p in gone}
+        begin = {place: self._checkpoints[place].mark for place in places}
+        return begin | {p: Mark(max(begin[p].offset, self._handovers[p].offsets[p])) for p in gone}
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the batch in hand, then give partitions up. Nothing is committed to Kafka."""

@@ -2,23 +2,18 @@
 
 import asyncio
 import re
-import time
 from collections.abc import Collection
 from typing import Final
 
-from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
+from confluent_kafka.admin import AdminClient
 
-from gatelog.core import kafka
+from gatelog.core import asking, kafka
+from gatelog.core.asking import End
 from gatelog.core.domain import topic_of, topic_pattern
-from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.merge import Place
 
 LEADERS_MOVE_S: Final = 0.2
-
-_BEGINNING: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # annotated incompletely
-_END: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call] # annotated incompletely
 
 
 class Topics:
@@ -52,7 +47,7 @@ class Topics:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        return await asyncio.to_thread(self._offsets, places, _BEGINNING)
+        return await asyncio.to_thread(asking.begins, self._properties, places)
 
     async def ends(self, places: Collection[Place]) -> dict[Place, int]:
         """Return the end of each partition, behind what is not committed yet: nothing that was written is beyond it.
@@ -60,28 +55,15 @@ class Topics:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        return await asyncio.to_thread(self._offsets, places, _END)
+        return await asyncio.to_thread(asking.ends, self._properties, places)
 
-    def _offsets(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
-        """Ask, and ask again while leaders move: a topic that was just made may have none yet."""
-        deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
-        while True:
-            try:
-                return self._asked(places, which) if places else {}
-            except KafkaUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                self._admin = None  # what it believes of leaders may be out of date
-                time.sleep(LEADERS_MOVE_S)
+    async def stands(self, places: Collection[Place]) -> dict[Place, End]:
+        """Return the end of each partition as ``ends`` does, with the epoch of the leader that named it.
 
-    def _asked(self, places: Collection[Place], which: OffsetSpec) -> dict[Place, int]:
-        with kafka.translated(self._properties):
-            futures = self._client().list_offsets(
-                {TopicPartition(topic, partition): which for topic, partition in places},
-                isolation_level=IsolationLevel.READ_UNCOMMITTED,
-                request_timeout=kafka.REQUEST_TIMEOUT_S,
-            )
-            return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+        Raises:
+            KafkaUnavailableError: no answer in time.
+        """
+        return await asyncio.to_thread(asking.stands, self._properties, places)
 
     def _client(self) -> AdminClient:
         if self._admin is None:

@@ -16,9 +16,11 @@ from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import is_cancelled
-from gatelog.reader.subscriptions.marks import Marks
+from gatelog.reader.subscriptions.marks import Mark, Marks, kafka_marks
 from gatelog.reader.subscriptions.membership import Membership
-from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place, kafka_offsets
+from gatelog.reader.subscriptions.places import Batch, Joining, Place
+from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
@@ -136,6 +138,7 @@ class _Session:
 
     async def run(self, joining: Joining, stop: asyncio.Event) -> None:
         self._types = joining.types
+        self._topics = Topics(self._settings, joining.categories)
         with kafka.translated(self._properties):
             await asyncio.to_thread(self._producer.init_transactions, CALL_TIMEOUT_S)
             async with Membership.joined(self._settings, joining, self._codec, self) as member:
@@ -165,10 +168,11 @@ class _Session:
                 for event in as_read(list[RecordedEvent](batch.events), self._types):
                     for record in await self._made(event):
                         await self._produce(record)
-            offsets = {batch.place: batch.next_offset for batch in batches}  # a later batch of a place is further on
+            # A later batch of a place is further on.
+            marks = {batch.place: Mark(batch.next_offset, epoch=batch.epoch) for batch in batches}
             metadata = await member.group_metadata()
             await asyncio.to_thread(
-                producer.send_offsets_to_transaction, kafka_offsets(offsets), metadata, CALL_TIMEOUT_S
+                producer.send_offsets_to_transaction, kafka_marks(marks), metadata, CALL_TIMEOUT_S
             )
             await asyncio.to_thread(producer.commit_transaction, CALL_TIMEOUT_S)
         except KafkaException as error:
@@ -211,11 +215,12 @@ class _Session:
     def bind(self, member: Membership) -> None:
         self._member = member
 
-    async def assigned(self, places: Sequence[Place]) -> Offsets:
+    async def assigned(self, places: Sequence[Place]) -> Marks:
         """Go on where the last transaction that is through has left off; one that is open is waited for."""
         committed = await self._member.committed(places)
+        committed |= await found_again(self._settings, self._topics, committed)
         self._turn(places)
-        return {place: committed[place].offset if place in committed else 0 for place in places}
+        return {place: committed.get(place, Mark(0)) for place in places}
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the transaction in hand. It has committed the offsets."""

@@ -19,6 +19,18 @@ BEGIN
         USING ERRCODE = 'insufficient_privilege', HINT = 'Append a compensating event instead.';
 END
 $$;
+
+-- While a lost table of schemas was not filled again: a program would register its schemas under other ids than those that
+-- stored events name.
+CREATE FUNCTION @store.refuse_registration() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE 'the table of schemas was lost and made anew; bring its rows back first: gatelog schema copy --from'
+        USING ERRCODE = 'GL001';
+END
+$$;
+
 CREATE TRIGGER schemas_are_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON @store.schemas
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_change();
 ALTER TABLE @store.schemas ENABLE ALWAYS TRIGGER schemas_are_immutable;  -- in a session that replicates, too

@@ -1,0 +1,42 @@
+"""How a command ends at SIGINT or SIGTERM: at once if it can, and after some seconds whatever it waits for.
+
+What gatelog stores survives a SIGKILL: nothing but a nicer end hangs on the time that a command is given.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Final
+
+GRACE_S: Final = 5.0
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED: Final = 130  # the exit code
+
+
+def listen() -> None:
+    """Take both signals for Ctrl-C, even where a shell that started us in the background told us to ignore that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio makes a cancellation of this one
+    signal.signal(signal.SIGTERM, _interrupt)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(told,), name="ending", daemon=True).start()
+
+
+def leave_to_services() -> None:
+    """Let what comes decide on signals itself: it finishes what is in hand, with deadlines of its own."""
+    signal.set_wakeup_fd(-1)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def _watch(told: int) -> None:
+    """A signal is told here even while a library blocks the main thread, where Python handles signals."""
+    while os.read(told, 1)[0] not in _SIGNALS:
+        pass
+    threading.Event().wait(GRACE_S)
+    os.write(2, f"Ended hard: something did not let go within {GRACE_S:g} s of the signal.\n".encode())
+    os._exit(INTERRUPTED)
