@@ -210,8 +210,8 @@ class _Rebuild:
             await self._load_offsets(begins)
         except LogMismatchError as error:
             raise RebuildRefusedError(
-                "A topic was deleted and made again, or lost its end, since this rebuild began. The live index was not "
-                "changed. Begin anew: gatelog index rebuild --restart"
+                "A topic was deleted and made again, or lost its end, since this rebuild began. The live index was "
+                "not changed. Begin anew: gatelog index rebuild --restart"
             ) from error
         starts = {
             name: [max(begin, self._next[name, p]) for p, begin in enumerate(offsets)]
