@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from gatelog.core import tail
 from gatelog.core.domain import ExpectedVersion, topic_of
 from gatelog.core.errors import GatelogError, RelayFencedError
 from gatelog.core.settings import Settings
@@ -21,6 +22,7 @@ from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.gate import EncodedEvent, HistoricWrite, StreamWrite, Writes
 from gatelog.producer.outbox import OutboxKeeper
 from gatelog.producer.postgres_gate import PostgresGate, prepare_session
+from gatelog.producer.relay import recovery
 from gatelog.producer.relay.records import records_of
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.reader.source import PostgresSource
@@ -152,11 +154,24 @@ class World:
         left = await ticks.take_over()
         await step(f"{actor} fences")
         self.log.fence(ticks)
-        found, before = self.log.position, left["position"]
-        assert found in {before, before + left["pending_events"]}, f"Kafka has {found}, Postgres {before}"
-        if found > before:
+        position = recovery.certain(left)
+        pending = []
+        if left["pending_events"] and position == left["position"]:
+            tick = await ticks.next()
+            assert tick is not None
+            pending = [row["event_id"] for row in tick.rows]
+        if recovery.published(self._found(left, position), position, pending) > left["position"]:
             ticks.done()
         return ticks
+
+    def _found(self, left: asyncpg.Record, position: int) -> recovery.Found:
+        """Return what a relay reads past the last check."""
+        (end,) = tail.ends_from_json(left["checked_offsets"]).get(self.topic, [tail.End(0, None)])
+        records = self.log.records[end.offset :]
+        held = {record.position for record in records}
+        missing = [each for each in range(left["checked_position"] + 1, position + 1) if each not in held]
+        beyond = {r.position: [(str(r.id), (self.topic, 0, r.position))] for r in records if r.position > position}
+        return recovery.Found({}, self.log.position, missing, beyond)
 
     async def publish(self, actor: str, ticks: Ticks, turns: int) -> None:
         """Take turns as the leader: a tick, or a pause where nothing is due; until another one leads."""
@@ -169,6 +184,8 @@ class World:
                     await step(f"{actor} commits tick {tick.number} to Kafka")
                     self.log.commit(ticks, self._records(tick))
                     ticks.done()
+                    ends = {self.topic: [tail.End(len(self.log.records), None)]}
+                    await ticks.checked(ticks.position, tail.ends_as_json(ends))
             rest()
             await ticks.fix()
 

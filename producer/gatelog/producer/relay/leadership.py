@@ -98,15 +98,15 @@ class Leadership:
             topics,
             tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
-            left["position"],
+            position := recovery.certain(left),
             passed_over,
         )
         pending: list[str] = []
-        if left["pending_events"] and found.beyond:  # else nothing of it is there
+        if left["pending_events"] and position == left["position"] and found.beyond:  # else nothing of it is there
             tick = await self._ticks.next()
             assert tick is not None
             pending = [row["event_id"] for row in tick.rows]
-        return recovery.published(found, left["position"], pending), found.ends
+        return recovery.published(found, position, pending), found.ends
 
     async def _dismissed(self) -> set[tail.RecordPlace]:
         """Return the records that somebody has looked at, and that are not ours."""
