@@ -35,6 +35,7 @@ async def test_a_producer_is_cancelled_while_an_append_waits(
                 waiting = asyncio.ensure_future(producer.append("Note-2", [Noted(text="b")], expected_version=ANY))
                 await asyncio.Event().wait()
 
+    before = asyncio.all_tasks()
     task = asyncio.create_task(program())
 
     async def waits() -> bool:
@@ -46,6 +47,7 @@ async def test_a_producer_is_cancelled_while_an_append_waits(
         await asyncio.wait([task])
         assert waiting is not None
         await asyncio.wait([waiting])  # its caller is not left waiting for append_timeout_s either
+        await asyncio.wait([task, *(asyncio.all_tasks() - before)])  # nor does anything go on in the background
     assert task.cancelled()
     assert waiting.cancelled()
 

@@ -71,12 +71,6 @@ async def apply(connection: postgres.Connection, store: str, migrations: list[Mi
         StoreNewerThanProgramError: the store knows more migrations than this program.
         SettingsError: the database cannot hold every text.
     """
-    encoding = await connection.fetchval("SHOW server_encoding")
-    if encoding != "UTF8":
-        raise SettingsError(
-            f"Store {store!r}: the database has the encoding {encoding}, and a store needs UTF8, which holds every "
-            "text. Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
-        )
     async with connection.transaction():
         await lock(connection)
         return await apply_within(connection, store, migrations)
@@ -87,6 +81,12 @@ async def apply_within(connection: postgres.Connection, store: str, migrations: 
 
     Not in a savepoint, which has a transaction id of its own: see the witness of restores.
     """
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise SettingsError(
+            f"Store {store!r}: the database has the encoding {encoding}, and a store needs UTF8, which holds every "
+            "text. Make another one: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0."
+        )
     await connection.execute(with_store(_RECORD, store))
     known = await applied(connection, store, migrations)
     missing = [m for m in migrations if m not in known]

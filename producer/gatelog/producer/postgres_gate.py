@@ -7,6 +7,7 @@ stream locked from outside) is taken apart, so that it costs no neighbour anythi
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Final
 from uuid import UUID
@@ -154,7 +155,8 @@ class PostgresGate:
             verdicts = await self._decide(connection, batch, patient=patient)
         except BaseException as error:
             if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                connection.terminate()  # who knows what it was doing; or it leads to a standby
+                with suppress(asyncpg.InterfaceError):  # its pool has it back: it had ended
+                    connection.terminate()  # who knows what it was doing; or it leads to a standby
             await self._pool.release(connection)
             raise
         self._free.append(connection)
