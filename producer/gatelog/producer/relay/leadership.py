@@ -91,6 +91,13 @@ class Leadership:
         self, left: asyncpg.Record, topics: Mapping[str, int], passed_over: Collection[tail.RecordPlace]
     ) -> tuple[int, tail.Ends]:
         """Return up to which position Kafka holds what was given, and where it ends."""
+        before, after = left["position"], left["position"] + left["pending_events"]
+        known = max(before, left["checked_position"])  # a check sees a tick before the tick is stored as done
+        if known not in {before, after}:
+            raise LogMismatchError(
+                f"Postgres has published up to position {before:,}, or {after:,} with its pending tick, but has seen "
+                f"position {known:,} in Kafka. A part of it was restored from another state. Nothing was changed."
+            )
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
@@ -98,15 +105,15 @@ class Leadership:
             topics,
             tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
-            left["position"],
+            known,
             passed_over,
         )
         pending: list[str] = []
-        if left["pending_events"] and found.beyond:  # else nothing of it is there
+        if known < after and found.beyond:  # else it was seen already, or nothing of it is there
             tick = await self._ticks.next()
             assert tick is not None
             pending = [row["event_id"] for row in tick.rows]
-        return recovery.published(found, left["position"], pending), found.ends
+        return recovery.published(found, known, pending), found.ends
 
     async def _dismissed(self) -> set[tail.RecordPlace]:
         """Return the records that somebody has looked at, and that are not ours."""
