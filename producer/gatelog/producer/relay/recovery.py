@@ -36,9 +36,18 @@ def certain(left: asyncpg.Record) -> int:
     """Return up to which position the last relay has certainly published, by the row that it left.
 
     It may have seen its pending tick in Kafka, and not have stored it as done: what is read begins behind it then.
+
+    Raises:
+        LogMismatchError: what it has seen is neither.
     """
-    position: int = left["position"]
-    return position + int(left["pending_events"]) if left["checked_position"] > position else position
+    before, after = left["position"], left["position"] + left["pending_events"]
+    known: int = max(before, left["checked_position"])
+    if known not in {before, after}:
+        raise LogMismatchError(
+            f"Postgres has published up to position {before:,}, or {after:,} with its pending tick, but has seen "
+            f"position {known:,} in Kafka. A part of it was restored from another state. Nothing was changed."
+        )
+    return known
 
 
 def compared(properties: dict[str, str], topics: Mapping[str, int], seen: Ends) -> Ends:
