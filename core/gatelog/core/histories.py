@@ -68,7 +68,8 @@ def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> s
         auto_offset_reset="error",
         isolation_level="read_uncommitted",
         fetch_wait_max_ms=50,
-        fetch_message_max_bytes=1,  # one batch: it is not read
+        fetch_message_max_bytes=16
+        * 1024,  # not read; with less, one partition is answered at a time
         queued_min_messages=1,
     )
     consumer = Consumer(own)
@@ -84,7 +85,10 @@ def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> s
                 elif error is not None and error.code() != KafkaError._PARTITION_EOF:
                     with kafka.translated(properties):
                         raise KafkaException(error)
-                waiting.discard(place)
+                if place in waiting:  # the others' answers are not to queue up behind more of its records
+                    waiting.discard(place)
+                    deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
+                    consumer.incremental_unassign([TopicPartition(*place)])
             elif time.monotonic() > deadline:
                 raise KafkaUnavailableError(f"Kafka did not say in time whether {len(waiting)} partitions are whole.")
     finally:

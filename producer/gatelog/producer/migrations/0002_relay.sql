@@ -50,7 +50,9 @@ INSERT INTO @store.relay_lease (holder, pid, beat) VALUES ('', 0, 0);
 --
 -- In this order: the last id of the sequence, then a transaction id of our own, then the snapshot. Ids are drawn
 -- after a transaction has its xid: whatever transaction comes after ours has all its ids above last_id.
-CREATE FUNCTION @store.mark(OUT last_id bigint, OUT xid xid8, OUT snapshot pg_snapshot) LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.mark(OUT last_id bigint, OUT xid xid8, OUT snapshot pg_snapshot) LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
         RAISE EXCEPTION 'a mark needs a transaction of its own';

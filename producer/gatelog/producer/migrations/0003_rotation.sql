@@ -1,6 +1,8 @@
 -- remember_segment: called when a segment is drained. The index holds its ids, and answers for them; where that is in
 -- another database, part "elsewhere" puts another function in this one's place.
-CREATE FUNCTION @store.remember_segment(drained smallint) RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION @store.remember_segment(drained smallint) RETURNS void LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS '';
 
 -- rotate_outbox: take the next step of emptying the outbox, if one can be taken now. Answers which, or null.
 --
@@ -14,6 +16,7 @@ CREATE FUNCTION @store.remember_segment(drained smallint) RETURNS void LANGUAGE 
 --
 -- The session's lock_timeout bounds how long others wait behind it. A step that fails is taken again as a whole.
 CREATE FUNCTION @store.rotate_outbox(segment_events bigint, snapshot_age_max interval) RETURNS text LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     state @store.outbox_state;
@@ -73,7 +76,9 @@ END
 $$;
 
 -- Events are immutable, in the outbox too. A segment may be emptied as a whole, when it is known to be drained.
-CREATE FUNCTION @store.refuse_early_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION @store.refuse_early_truncate() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
     IF EXISTS (
         SELECT FROM @store.outbox_state s
@@ -95,3 +100,9 @@ CREATE TRIGGER outbox_0_is_not_emptied_early BEFORE TRUNCATE ON @store.outbox_0
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_early_truncate();
 CREATE TRIGGER outbox_1_is_not_emptied_early BEFORE TRUNCATE ON @store.outbox_1
     FOR EACH STATEMENT EXECUTE FUNCTION @store.refuse_early_truncate();
+-- In a session that replicates, too.
+ALTER TABLE @store.outbox ENABLE ALWAYS TRIGGER outbox_is_immutable;
+ALTER TABLE @store.outbox_0 ENABLE ALWAYS TRIGGER outbox_0_is_immutable,
+    ENABLE ALWAYS TRIGGER outbox_0_is_not_emptied_early;
+ALTER TABLE @store.outbox_1 ENABLE ALWAYS TRIGGER outbox_1_is_immutable,
+    ENABLE ALWAYS TRIGGER outbox_1_is_not_emptied_early;

@@ -18,10 +18,3 @@ AS $$
     SELECT NOT EXISTS (SELECT FROM @store.restore_witness w WHERE w.xmin = w.xid::xid)
         OR EXISTS (SELECT FROM @store.outbox_state s WHERE s.awaits = 'reconcile --apply');
 $$;
-
--- Immutable in a session that replicates, too: see 0003_rotation.sql.
-ALTER TABLE @store.outbox ENABLE ALWAYS TRIGGER outbox_is_immutable;
-ALTER TABLE @store.outbox_0 ENABLE ALWAYS TRIGGER outbox_0_is_immutable,
-    ENABLE ALWAYS TRIGGER outbox_0_is_not_emptied_early;
-ALTER TABLE @store.outbox_1 ENABLE ALWAYS TRIGGER outbox_1_is_immutable,
-    ENABLE ALWAYS TRIGGER outbox_1_is_not_emptied_early;

@@ -4,14 +4,12 @@ import asyncio
 import os
 import secrets
 import socket
-import time
 from contextlib import suppress
 from typing import Final
 
-import asyncpg
-
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError, RelayFencedError
+from gatelog.core.leases import Standstill
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.producer.relay import sessions
@@ -87,11 +85,13 @@ class Relay:
 
         A connection without a session cannot hold the lock: the lease alone tells then.
         """
-        lent, told, lease = postgres.is_lent(connection), False, _Lease()
+        lent, told, standstill = postgres.is_lent(connection), False, Standstill(SILENCE_MAX_S)
         while not stop.is_set():
-            beat = lease.silent(await connection.fetchrow(self._sql["lease"]))
+            lease = await connection.fetchrow(self._sql["lease"])
+            assert lease is not None
+            is_free, beat = standstill.is_too_long(lease) or not lease["holder"], lease["beat"]
             if lent:
-                leads = beat is not None and await connection.fetchval(self._sql["try_lease"], self._holder, beat)
+                leads = is_free and await connection.fetchval(self._sql["try_lease"], self._holder, beat)
             else:
                 leads = await connection.fetchval(self._sql["try_lock"], self._holder)
             if leads:
@@ -99,7 +99,7 @@ class Relay:
             if not told:
                 _log.info("relay.standing_by")
                 told = True
-            if not lent and beat is not None and (frozen := await connection.fetchval(self._sql["evict"], beat)):
+            if not lent and is_free and (frozen := await connection.fetchval(self._sql["evict"], beat)):
                 _log.warning("relay.evicted", holder=frozen, silent_for_s=SILENCE_MAX_S)
                 continue
             await services.wait_any(STANDBY_INTERVAL_S, stop)
@@ -134,19 +134,3 @@ class Relay:
                 await asyncio.sleep(BEAT_INTERVAL_S)
         finally:
             connection.terminate()
-
-
-class _Lease:
-    """How long the active relay's count stands still, by our own clock: nobody sets that one."""
-
-    def __init__(self) -> None:
-        self._seen: asyncpg.Record | None = None
-        self._since = 0.0
-
-    def silent(self, now: asyncpg.Record | None) -> int | None:
-        """Return the count if it has stood still for too long, or if nobody counts."""
-        assert now is not None
-        if now != self._seen:
-            self._seen, self._since = now, time.monotonic()
-        silent = not now["holder"] or time.monotonic() - self._since > SILENCE_MAX_S
-        return int(now["beat"]) if silent else None

@@ -43,12 +43,12 @@ CREATE TABLE @store.projection_offsets (
     PRIMARY KEY (projection, build, topic, partition, position, next_offset)
 );
 
--- With one total order, one member works and the others stand by: it says here that it is alive.
+-- With one total order, one member works and the others stand by: it says here that it is alive, by counting on.
 CREATE TABLE @store.projection_leases (
     projection text COLLATE "C" NOT NULL,
     build integer NOT NULL,
     holder uuid NOT NULL,
-    beat_at timestamptz NOT NULL,
+    beat bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (projection, build),
     FOREIGN KEY (projection, build) REFERENCES @store.projection_builds ON DELETE CASCADE
 );

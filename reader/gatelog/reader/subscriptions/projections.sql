@@ -141,12 +141,13 @@ WHERE projection = $1 COLLATE "C" AND build = ANY ($2::int[])
 -- name: session
 SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 
+-- name: leased
+SELECT holder, beat FROM @store.projection_leases WHERE projection = $1 COLLATE "C" AND build = $2
+
 -- name: lease
--- Taken from whoever has not said for $4 seconds that it is alive; renewed by whoever has it.
-INSERT INTO @store.projection_leases AS l (projection, build, holder, beat_at)
-VALUES ($1, $2, $3, clock_timestamp())
-ON CONFLICT (projection, build) DO UPDATE SET holder = $3, beat_at = clock_timestamp()
-WHERE l.holder = $3 OR l.beat_at < clock_timestamp() - make_interval(secs => $4)
+-- Renewed by whoever has it; taken from whoever has it where its count stood still, at $4.
+INSERT INTO @store.projection_leases AS l (projection, build, holder) VALUES ($1, $2, $3)
+ON CONFLICT (projection, build) DO UPDATE SET holder = $3, beat = l.beat + 1 WHERE l.holder = $3 OR l.beat = $4::bigint
 RETURNING holder
 
 -- name: release_lease

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
+import asyncpg
+
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import PostgresUnavailableError
+from gatelog.core.leases import Standstill
 from gatelog.core.partitioning import partition_of
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
@@ -271,17 +274,20 @@ class OrderedSession(_Session):
             LogMismatchError: positions are missing.
             HistoryGoneError, ProjectionFailedError, KafkaUnavailableError, PostgresUnavailableError: see above.
         """
-        me = uuid4()
-        while not await self._lease(me):
+        me, standstill = uuid4(), Standstill(LEASE_S)
+        frozen_at: int | None = None
+        while not await self._lease(me, frozen_at):
             await wait_any(BEAT_INTERVAL_S / 2, stop)
             if stop.is_set():
                 return
+            lease = next(iter(await self._fetch("leased")), None)
+            frozen_at = lease["beat"] if lease is not None and standstill.is_too_long(lease) else None
         _log.info("projection.leads", projection=self._plan.name, build=self._build.number)
         try:
             await self._work(me, stop)
         finally:
             with suppress(PostgresUnavailableError):
-                await self._execute("release_lease", me)
+                await self._fetch("release_lease", me)
 
     async def _work(self, me: object, stop: asyncio.Event) -> None:
         order = TotalOrder(self._settings, self._codec, self._history, self._plan.categories, self._meet)
@@ -307,10 +313,10 @@ class OrderedSession(_Session):
             if not await self._lease(me):
                 raise PartitionLostError(f"Projection {self._plan.name!r}: another member has taken over.")
 
-    async def _lease(self, me: object) -> bool:
-        return bool(await self._execute("lease", me, LEASE_S))
+    async def _lease(self, me: object, frozen_at: int | None = None) -> bool:
+        return bool(await self._fetch("lease", me, frozen_at))
 
-    async def _execute(self, statement: str, *arguments: object) -> Sequence[object]:
+    async def _fetch(self, statement: str, *arguments: object) -> Sequence[asyncpg.Record]:
         with postgres.translated(self._settings.store, self._dsn):
             return await self._target.fetch(self._sql[statement], self._plan.name, self._build.number, *arguments)
 
