@@ -4,7 +4,6 @@ The judge stands outside: what was acknowledged is in Kafka and in the index, on
 """
 
 import asyncio
-import os
 import random
 import signal
 import time
@@ -182,7 +181,7 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_happens(
         writers = Writers(producer, chance, pause_s=0.1)
         with Faults(swept, own, tmp_path, chance) as faults:
             async with writers.writing(3):
-                for _ in range(int(os.environ.get("GATELOG_TEST_ROUNDS", "200")) if long else 5):
+                for _ in range(200 if long else 5):
                     fault = await faults.strike()
                     counts[fault] = counts.get(fault, 0) + 1
                     await standing.indexed_upto(len(writers.acknowledged))  # all that was acknowledged until now

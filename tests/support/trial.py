@@ -46,7 +46,8 @@ async def busy(
 ) -> AsyncIterator[Clients]:
     """Append, index, and empty the outbox meanwhile."""
     clients = Clients(settings, producer, pause_s=0.01)
-    async with running(Indexer(settings), OutboxKeeper(settings)), clients.appending(callers, transactions):
+    rotating = settings.model_copy(update={"outbox_segment_events": 10, "outbox_snapshot_age_max_s": 0.0})
+    async with running(Indexer(settings), OutboxKeeper(rotating)), clients.appending(callers, transactions):
         yield clients
 
 
