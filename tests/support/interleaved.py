@@ -82,6 +82,7 @@ class World:
     pools: dict[str, Pool]  # of the others, one connection each
     log: Log = field(default_factory=Log)
     acknowledged: list[Acknowledged] = field(default_factory=list)
+    lost: dict[UUID, str] = field(default_factory=dict)  # what only the log holds at the beginning, and the streams
     clock: int = 0
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class World:
         """Set tables, log and what was acknowledged back."""
         await self.control.execute(f'SELECT "{self.settings.store}_kept".reset()')
         self.log = Log()
-        self.acknowledged = []
+        self.acknowledged, self.lost = [], {}
         self.clock = 0
 
     # --- actors --------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ class World:
         await self.relay("relay", 4)
         log = self.log.records
         assert [record.position for record in log] == list(range(1, len(log) + 1)), "positions are gapless"
-        wanted = Counter({event_id for each in self.acknowledged for event_id in each.ids})
+        wanted = Counter({event_id for each in self.acknowledged for event_id in each.ids} | self.lost.keys())
         found = Counter(record.id for record in log)
         assert found == wanted, f"lost: {wanted - found}, doubled or never acknowledged: {found - wanted}"
         versions: dict[str, list[int]] = {}
