@@ -95,9 +95,8 @@ async def repair(settings: Settings) -> AsyncIterator[tuple[World, Repair]]:
     columns = "(subject, version, definition, sha256)"
     await connection.execute(f"INSERT INTO {small.store}.schemas {columns} VALUES ('Noted', 1, '{{}}', '')")
     async with world(small, "writer", "other") as made:
-        await made.connections["keeper"].execute(
-            f"SET lock_timeout = {LOCK_TIMEOUT_MS}"
-        )  # or both wait for each other
+        # As outside: it gives way where a repair and it would wait for each other.
+        await made.connections["keeper"].execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
         yield made, Repair(made, connection)
     connection.terminate()
 
