@@ -30,7 +30,7 @@ test-unit: setup ## the tests that need no services, in seconds
 	$(BIN)/pytest tests/unit
 
 faults: setup    ## everything that must be survived, for long and from random seeds (as root: networks and full disks too)
-	$(BIN)/pytest tests/faults --long --timeout 3600
+	$(BIN)/pytest tests/faults tests/interleavings --long --timeout 3600
 
 bench: setup     ## measure against baselines (ONLY=append, ROUNDS=3, FULL=1); JSON and pictures in bench/out
 	$(BIN)/python -m bench $(ONLY)
