@@ -103,4 +103,4 @@ async def repair(settings: Settings) -> AsyncIterator[tuple[World, Repair]]:
 
 async def test_random_orders(repair: tuple[World, Repair], chance: random.Random, long: bool) -> None:
     made, scenario = repair
-    await random_orders(scenario, made.control, chance, 2_000 if long else 40)
+    await random_orders(scenario, made.control, chance, 1_000 if long else 40)
