@@ -12,6 +12,7 @@ from gatelog.console.losses import GATE, index_is_back
 from gatelog.console.store import bring_up, examine, initialise
 from gatelog.core.errors import (
     LogMismatchError,
+    ReconcileRefusedError,
     StoreAwaitsError,
     StoreNotInitialisedError,
 )
@@ -21,6 +22,7 @@ from gatelog.indexer.rebuild import rebuild
 from gatelog.indexer.verify import verify
 from gatelog.producer import ANY, Producer
 from gatelog.producer.elsewhere.frontier import FrontierKeeper
+from gatelog.producer.outbox import OutboxKeeper
 from gatelog.reader import Reader
 
 
@@ -159,6 +161,30 @@ async def test_tables_of_gate_and_outbox_are_lost(
         await publish(settings, 5 + 2 * kept)
     verified = await verify(settings, silent)
     assert verified.agree, verified.examples
+
+
+async def test_a_segment_is_lost_and_what_follows_it_is_not(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """Versions have no gaps: what was appended behind events that are gone is handed over, and not published."""
+    cutting = OutboxKeeper(settings.model_copy(update={"outbox_segment_events": 1}))
+    async with Producer.connect(settings) as producer:
+        await append(producer, "Note-1", "a")
+        await publish(settings, 1)
+        await append(producer, "Note-1", "lost")
+        assert await cutting.run_once(connection) == "cut"
+        await append(producer, "Note-1", "behind", "behind")
+        await append(producer, "Note-2", "other")
+        await connection.execute(f"DROP TABLE {settings.store}.outbox_0")
+        await bring_up(settings)
+        with pytest.raises(ReconcileRefusedError, match=r"2 events.* lost, .*Note-1@3…4.*--drop-conflicting"):
+            await repair(settings)
+        dropped: list[asyncpg.Record] = []
+        await repair(settings, dropped)
+        assert [(row["stream"], row["version"]) for row in dropped] == [("Note-1", 3), ("Note-1", 4)]
+        assert (await producer.append("Note-1", [Noted(text="next")], expected_version=1)).version == 2
+        await publish(settings, 3)
+    assert (await verify(settings, silent)).agree
 
 
 async def test_gate_and_index_are_lost_together(

@@ -9,9 +9,10 @@ from support.running import running
 from gatelog.core.errors import StreamIncompleteError
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
-from gatelog.producer import Producer
+from gatelog.producer import ANY, Producer
 from gatelog.producer.relay import Relay
 from gatelog.reader import Reader, State
+from gatelog.reader.source import PostgresSource
 from gatelog.schemas import RecordedEvent
 
 EVENTS, LOST = 9, (4, 5)
@@ -76,3 +77,24 @@ async def test_in_other_databases(apart: Settings) -> None:
             for dsn in apart.index_dsns:
                 await lose(apart, dsn.get_secret_value())
             await judge(apart, apart.index_dsns[0].get_secret_value(), gate)
+
+
+async def test_a_stream_that_grows_while_it_is_read_has_no_hole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read up to a version beyond the end asks how far the stream goes: something is appended right before."""
+    version = PostgresSource.version
+    async with Producer.connect(settings) as producer, Reader.connect(settings) as reader:
+        await producer.append("Note-1", noted(EVENTS), expected_version=0)
+
+        async def grown(source: PostgresSource, stream: str) -> int:
+            await producer.append("Note-1", noted(1), expected_version=ANY)
+            return await version(source, stream)
+
+        monkeypatch.setattr(PostgresSource, "version", grown)
+        for backward in (False, True):
+            found = [each.version async for each in reader.stream("Note-1", to_version=99, backward=backward)]
+            assert sorted(found) == list(range(1, len(found) + 1))
+            assert len(found) >= EVENTS
+        assert len((await reader.fold("Note-1", Texts, version=99)).texts) >= EVENTS
+        assert [each.version async for each in reader.stream("Note-1", from_version=98, to_version=99)] == []

@@ -110,8 +110,9 @@ def _show(store: str, found: Findings, *, applied: bool, file: str | None) -> No
         facts["pending tick"] = f"{found.tick_lacks:,} of its events are nowhere"
     facts["due"] = f"{found.due:,} events of the outbox are not in Kafka"
     if found.conflicting:
-        facts["conflicting"] = f"{found.conflicting:,} events of the outbox stand where Kafka has others, " + _some(
-            found.conflicting_examples
+        facts["conflicting"] = (
+            f"{found.conflicting:,} events of the outbox stand where Kafka has others, or behind events that are "
+            f"lost, {_some(found.conflicting_examples)}"
         )
     for number, obstacle in enumerate(found.obstacles, 1):
         facts[f"obstacle {number}"] = obstacle

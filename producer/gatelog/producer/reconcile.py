@@ -160,6 +160,7 @@ class Reconciliation:
         await self._index.make()
         await self._index.copy(0 if self._is_anew else min((await self._index.state())[0], state["position"]))
         await self._connection.execute(self._sql["make_found"])
+        await self._connection.execute(self._sql["make_unread"])
         async with aclosing(tail.stream(self._properties, starts, offsets_of(ends))) as chunks:
             async for chunk in chunks:
                 await self._keep(chunk)
@@ -266,7 +267,7 @@ class Reconciliation:
     async def _keep(self, messages: Sequence[Message]) -> None:
         """Copy records into the temporary table."""
         source, seen = source_of(self._settings.store), self._seen
-        rows = []
+        rows, unread = [], []
         for message in messages:
             if self._is_indexed(message):
                 continue
@@ -279,6 +280,8 @@ class Reconciliation:
             except UndecodableRecordError as error:
                 seen.unreadable_total += 1
                 seen.unreadable += _example(seen.unreadable, message, error)
+                unread.append((_key(message),))
+        await self._connection.copy_records_to_table("unread", records=unread)
         if rows:
             positions, streams, versions, ids = ([row[column] for row in rows] for column in range(4))
             await self._index.copy_like(positions, ids, streams, versions)
@@ -291,13 +294,13 @@ class Reconciliation:
 
     def _is_indexed(self, message: Message) -> bool:
         """Say whether the shard of a record, which its key tells, has read it, or somebody has dismissed it."""
-        key, place = message.key(), tail.place_of(message)
+        place = tail.place_of(message)
         if place in self._dismissed:
             return True
         if not self._indexed or place in self._aside:
             return False
         topic, partition, offset = place
-        shard = shard_of(key.encode() if isinstance(key, str) else key or b"", len(self._indexed))
+        shard = shard_of(_key(message), len(self._indexed))
         return offset < _at(self._indexed[shard], topic, partition)
 
     async def _lock_tables(self) -> None:
@@ -314,9 +317,10 @@ class Reconciliation:
             raise ReconcileRefusedError(" ".join([*found.obstacles, "Nothing was changed."]))
         if found.conflicting and not drops:
             raise ReconcileRefusedError(
-                f"{found.conflicting:,} events were accepted in place of others that Kafka holds, for example "
-                f"{', '.join(map(str, found.conflicting_examples))}. They cannot be published. `gatelog reconcile "
-                "--apply --drop-conflicting` writes them to a file and removes them. Nothing was changed."
+                f"{found.conflicting:,} events were accepted in place of others that Kafka holds, or behind events "
+                f"that are lost, for example {', '.join(map(str, found.conflicting_examples))}. They cannot be "
+                "published. `gatelog reconcile --apply --drop-conflicting` writes them to a file and removes them. "
+                "Nothing was changed."
             )
 
     async def _hand_over(self, keep: Keep) -> None:
@@ -328,6 +332,11 @@ class Reconciliation:
                 batch = []
         if batch:
             await keep(batch)
+
+
+def _key(message: Message) -> bytes:
+    key = message.key()
+    return key.encode() if isinstance(key, str) else key or b""
 
 
 def _at(offsets: Offsets, topic: str, partition: int) -> int:

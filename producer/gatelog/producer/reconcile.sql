@@ -35,6 +35,10 @@ CREATE TEMP TABLE found (
     nth bigint NOT NULL  -- in the order in which they were read
 )
 
+-- name: make_unread
+-- The keys, which are streams, of records that cannot be read.
+CREATE TEMP TABLE unread (key bytea NOT NULL)
+
 -- name: tidy_found
 -- Records that repeat another, or the index, to the letter are copies that somebody else wrote: the first one counts.
 WITH gone AS (
@@ -99,8 +103,8 @@ DROP TABLE IF EXISTS judged
 
 -- name: judge
 -- What is to become of each event of the outbox. "published": Kafka holds this very event. "conflicting": its version,
--- or its id, is taken in Kafka by another event, or it follows such an event in its stream: it was decided on a history
--- that is not the stream's. "due": all others.
+-- or its id, is taken in Kafka by another event, or the event before it is lost; or it follows such an event in its stream:
+-- it was decided on a history that is not the stream's. "due": all others.
 CREATE TEMP TABLE judged AS
 WITH stored AS MATERIALIZED (
     SELECT o.id, o.txid, o.event_id, o.stream, o.version,
@@ -119,6 +123,12 @@ WITH stored AS MATERIALIZED (
         OR EXISTS (SELECT FROM found f WHERE f.event_id = s.event_id)
         OR EXISTS (SELECT FROM indexed i WHERE i.stream = s.stream AND i.version >= s.version)
         OR EXISTS (SELECT FROM indexed i WHERE i.event_id = s.event_id)
+        OR (s.version > 1 AND @store.restored() AND NOT (  -- else commits were lost in their order, if any were
+            EXISTS (SELECT FROM @store.outbox o WHERE o.stream = s.stream AND o.version = s.version - 1)
+            OR EXISTS (SELECT FROM found f WHERE f.stream = s.stream AND f.version = s.version - 1)
+            OR EXISTS (SELECT FROM indexed i WHERE i.stream = s.stream AND i.version = s.version - 1)
+            OR EXISTS (SELECT FROM unread u WHERE u.key = convert_to(s.stream, 'UTF8'))
+        ))
     )
     GROUP BY s.stream
 )

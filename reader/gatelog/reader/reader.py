@@ -20,7 +20,7 @@ from gatelog.reader.sharded import opened_source
 from gatelog.reader.source import Source, prepare_session
 from gatelog.reader.stream_reads import StreamRead
 from gatelog.reader.where import Where
-from gatelog.reader.wholeness import VERSION_MAX, hole_in
+from gatelog.reader.wholeness import VERSION_MAX, hole_in, hole_up_to
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import SCHEMA_ID, RecordedEvent
 from gatelog.schemas.event import Event
@@ -242,7 +242,9 @@ class Reader:
         found = await self._source.stream(stream, lowest, highest, rows, backward=backward)
         wanted = StreamRead(stream, lowest, highest, rows)
         if (hole := await hole_in(found, wanted, self._source, backward=backward)) is not None:
-            raise StreamIncompleteError(stream, *hole)
+            found = await self._source.stream(stream, lowest, highest, rows, backward=backward)  # it may have grown
+            if (hole := hole_up_to(hole[1], found, wanted, backward=backward)) is not None:
+                raise StreamIncompleteError(stream, *hole)
         codec = self._codec
         await codec.warm({row[SCHEMA_ID] for row in found})
         return [RecordedEvent(row, codec) for row in found]

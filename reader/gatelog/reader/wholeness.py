@@ -23,12 +23,20 @@ class Versions(Protocol):
 async def hole_in(rows: Sequence[Row], wanted: StreamRead, versions: Versions, *, backward: bool) -> Hole | None:
     """Return the first hole in the rows of a read; None: there is none.
 
-    How far the stream goes is asked only where the read was to go further than its rows do.
+    How far the stream goes is asked only where the read was to go further than its rows do. It may have grown
+    since they were read: who refuses the read for it reads them again first, see ``hole_up_to``.
     """
     hole = first_hole(rows, wanted, backward=backward)
     if hole is None or hole[1] < wanted.highest:
         return hole
-    end = await versions.version(wanted.stream)
+    return hole_up_to(await versions.version(wanted.stream), rows, wanted, backward=backward)
+
+
+def hole_up_to(end: int, rows: Sequence[Row], wanted: StreamRead, *, backward: bool) -> Hole | None:
+    """Return the first hole in rows that were read of a stream when it went as far as ``end``, or further."""
+    hole = first_hole(rows, wanted, backward=backward)
+    if hole is None or hole[1] < wanted.highest:
+        return hole
     return (hole[0], min(hole[1], end)) if hole[0] <= end else None
 
 
