@@ -42,6 +42,7 @@ class FromLog(Reconciliation):
         await self._connection.execute("DISCARD TEMP")
         await self._index.make()
         await self._connection.execute(self._sql["make_found"])
+        await self._connection.execute(self._sql["make_unread"])
         rows = [reconciling._row(record, nth) for nth, record in enumerate(records)]
         await self._connection.copy_records_to_table("found", columns=reconciling._COLUMNS, records=rows)
         await self._connection.execute(self._sql["tidy_found"])
