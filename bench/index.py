@@ -97,9 +97,10 @@ async def indexed(store: Settings) -> float:
     """Return the events a second of an indexer on a full topic, from its first batch to its last."""
     connection = await asyncpg.connect(store.dsn)
     await connection.execute(
-        f"SET session_replication_role = replica; TRUNCATE {store.store}.events; "  # only here: triggers off
-        f"DELETE FROM {store.store}.index_offsets; UPDATE {store.store}.index_frontier_log SET position = 0; "
-        "SET session_replication_role = origin"
+        f"ALTER TABLE {store.store}.events DISABLE TRIGGER USER; TRUNCATE {store.store}.events; "  # only here
+        f"ALTER TABLE {store.store}.events ENABLE ALWAYS TRIGGER events_are_not_removed, "
+        "ENABLE ALWAYS TRIGGER events_are_immutable; "
+        f"DELETE FROM {store.store}.index_offsets; UPDATE {store.store}.index_frontier_log SET position = 0"
     )
     first = f"SELECT count(*), clock_timestamp() FROM {store.store}.events HAVING count(*) > 0"
     last = f"SELECT position, clock_timestamp() FROM {store.store}.index_frontier WHERE position > {INDEXED}"
