@@ -6,6 +6,7 @@ from support.apart import connected, noted, parts, rotate
 from support.models import Noted
 from support.reconciling import append, look, publish, refused, repair
 from support.running import running
+from support.trial import Row
 from support.waiting import until
 
 from gatelog.console.losses import GATE, index_is_back
@@ -23,6 +24,7 @@ from gatelog.indexer.verify import verify
 from gatelog.producer import ANY, Producer
 from gatelog.producer.elsewhere.frontier import FrontierKeeper
 from gatelog.producer.outbox import OutboxKeeper
+from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
 
@@ -32,7 +34,7 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 LOST = {
     "DROP TABLE @.events CASCADE": {"table events", "view indexed_events", "view event_log"},
-    "DROP TABLE @.outbox_1": {"table outbox_1"},
+    "DROP TABLE @.outbox_1 CASCADE": {"table outbox_1", "view outgoing"},
     "DROP SEQUENCE @.outbox_id CASCADE": {
         "sequence outbox_id", "default outbox.id", "default outbox_0.id", "default outbox_1.id",
     },
@@ -175,7 +177,7 @@ async def test_a_segment_is_lost_and_what_follows_it_is_not(
         assert await cutting.run_once(connection) == "cut"
         await append(producer, "Note-1", "behind", "behind")
         await append(producer, "Note-2", "other")
-        await connection.execute(f"DROP TABLE {settings.store}.outbox_0")
+        await connection.execute(f"DROP TABLE {settings.store}.outbox_0 CASCADE")
         await bring_up(settings)
         with pytest.raises(ReconcileRefusedError, match=r"2 events.* lost, .*Note-1@3…4.*--drop-conflicting"):
             await repair(settings)
@@ -183,6 +185,28 @@ async def test_a_segment_is_lost_and_what_follows_it_is_not(
         await repair(settings, dropped)
         assert [(row["stream"], row["version"]) for row in dropped] == [("Note-1", 3), ("Note-1", 4)]
         assert (await producer.append("Note-1", [Noted(text="next")], expected_version=1)).version == 2
+        await publish(settings, 3)
+    assert (await verify(settings, silent)).agree
+
+
+async def test_a_segment_is_detached_while_a_relay_runs(
+    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """The relay reads segments by name: nothing is published before what came earlier in its stream."""
+    cutting = OutboxKeeper(settings.model_copy(update={"outbox_segment_events": 1}))
+    async with Producer.connect(settings) as producer:
+        await append(producer, "Note-1", "a")
+        await publish(settings, 1)
+        await append(producer, "Note-1", "unseen")
+        assert await cutting.run_once(connection) == "cut"
+        await append(producer, "Note-1", "b")
+        await connection.execute(f"ALTER TABLE {settings.store}.outbox DETACH PARTITION {settings.store}.outbox_0")
+        async with running(Relay(settings)):
+            await Row(settings).moves(2)
+        (done,) = await bring_up(settings)
+        assert ([str(each) for each in done.mended], done.left) == (["partition outbox_0"], [])
+        assert done.next_steps[0].startswith("`gatelog reconcile --apply`")
+        await repair(settings)
         await publish(settings, 3)
     assert (await verify(settings, silent)).agree
 

@@ -1,6 +1,8 @@
 """When Postgres and Kafka disagree, or Kafka refuses: the relay names it and changes nothing."""
 
 import asyncio
+import gc
+import threading
 from functools import partial
 
 import asyncpg
@@ -9,11 +11,14 @@ from support.changes import alter
 from support.kafka import records_of
 from support.models import Noted
 from support.running import running
+from support.trial import Row
 from support.waiting import until
 
 from gatelog.core import kafka
 from gatelog.core.errors import (
+    KafkaUnavailableError,
     LogMismatchError,
+    PostgresUnavailableError,
     PublishRefusedError,
     SettingsError,
     StoreNotInitialisedError,
@@ -23,7 +28,8 @@ from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
-from gatelog.producer.relay import Relay, publisher
+from gatelog.producer.relay import Relay, leadership, publisher, topics
+from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.reader import Reader
 
 
@@ -134,3 +140,31 @@ async def test_a_category_only_appears_in_kafka_when_it_has_events(settings: Set
     assert await topics() == set()
     await published(settings, 1)
     assert await topics() == {f"{settings.store}.Note"}
+
+
+async def test_what_fails_beside_a_failure_is_no_traceback(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay's session ends while Kafka is asked where it ends; then Kafka does not answer that either."""
+    asked, answer, reported = threading.Event(), threading.Event(), list[str]()
+    loop, due = asyncio.get_running_loop(), Ticks.next
+
+    def unanswered(*_: object) -> None:
+        asked.set()
+        answer.wait(30)
+        raise KafkaUnavailableError("no answer")
+
+    async def lost(ticks: Ticks) -> Tick | None:
+        if asked.is_set() and not answer.is_set():
+            loop.call_soon(answer.set)
+            raise PostgresUnavailableError("gone")
+        return await due(ticks)
+
+    monkeypatch.setattr(leadership, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(Ticks, "next", lost)
+    monkeypatch.setattr(topics.Topics, "compared", unanswered)
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    async with running(Relay(settings)):
+        await Row(settings).taken_over_since(1)
+    gc.collect()
+    assert reported == []

@@ -68,8 +68,7 @@ def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> s
         auto_offset_reset="error",
         isolation_level="read_uncommitted",
         fetch_wait_max_ms=50,
-        fetch_message_max_bytes=16
-        * 1024,  # not read; with less, one partition is answered at a time
+        fetch_message_max_bytes=16 * 1024,  # not read; with less, one partition is answered at a time
         queued_min_messages=1,
     )
     consumer = Consumer(own)

@@ -17,11 +17,12 @@ from gatelog.core.migrations import Migration
 from gatelog.core.sql import queries
 
 Settle: TypeAlias = Callable[[postgres.Connection, set[str]], Awaitable[list[str]]]
-"""(connection, names of tables and sequences that were made anew) → what is to be done next, one line each."""
+"""(connection, names of tables, sequences and partitions made anew) → what is to be done next, one line each."""
 
 LOCK_WAIT_S: Final = 10  # for whoever uses what is to be repaired
 
 _BESIDE: Final = "-compare"  # no store is called so, nor anything in one: names have no "-"
+_HOLD_ROWS: Final = ("table", "sequence", "partition")  # rows of a partition that was away were seen by nobody
 _NOT_DONE: Final = "it may hold rows, and is left as it is: change it back by hand"
 _Key: TypeAlias = tuple[str, str]
 
@@ -126,7 +127,8 @@ async def _bring_up(
         if check:
             return Outcome([m for m in wanted if m not in applied], differences, [], [])
         steps: list[str] = []
-        if made := {each.name for each in differences if each.is_missing and each.kind in ("table", "sequence")}:
+        made = {each.name for each in differences if each.is_missing and each.kind in _HOLD_ROWS}
+        if made:
             steps = await settle(connection, made)
             if roles := await mender.grantees():
                 steps.append(f"What was made anew has no grants. Run those of {', '.join(roles)} again.")
@@ -196,7 +198,7 @@ class _Mender:
 
     async def _repair(self, wanted: Mapping[_Key, Object], found: list[Difference]) -> dict[_Key, str]:
         """Make what is lost and replace what was changed; return why something could not be."""
-        lost = {each.name for each in found if each.is_missing}
+        lost = {each.name for each in found if each.is_missing and each.kind in ("table", "sequence")}
         for each in wanted.values():
             if each.is_moved and each.name in lost:
                 await self._move(each, lost)

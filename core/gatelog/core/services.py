@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from gatelog.core import logs
 
@@ -60,3 +60,16 @@ async def wait_any(timeout: float, *events: asyncio.Event) -> None:
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def ended(*tasks: asyncio.Future[Any] | None) -> None:
+    """Wait until tasks have ended, and cancel none. What they failed of may stay untold: another failure is told.
+
+    asyncio writes a traceback about what nobody has asked for.
+    """
+    begun = [task for task in tasks if task is not None]
+    if begun:
+        await asyncio.wait(begun)
+    for task in begun:
+        if not task.cancelled():
+            task.exception()

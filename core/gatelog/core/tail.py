@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from gatelog.core import asking, kafka
+from gatelog.core import asking, kafka, services
 from gatelog.core.asking import End
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
@@ -126,7 +126,7 @@ async def stream(properties: dict[str, str], starts: Offsets, ends: Offsets) -> 
             yield chunk
     finally:
         if step is not None:  # whatever happens: the consumer is in that thread's hands until it is through
-            await asyncio.wait([step])
+            await services.ended(step)
         await asyncio.to_thread(chunks.close)
 
 

@@ -118,7 +118,7 @@ class _Session:
     async def close(self) -> None:
         await self._written()
         self._watching.cancel()
-        await asyncio.wait([self._watching])
+        await services.ended(self._watching, self._moving)
         await asyncio.to_thread(self._consumer.close)
         for task in (self._writing, self._moving):
             if task is not None:

@@ -63,9 +63,10 @@ BEGIN
 END
 $$;
 
--- The outbox as the relay takes it: texts for headers, the payload in Confluent wire format.
+-- The outbox as the relay takes it: texts for headers, the payload in Confluent wire format. Of its segments by name: one
+-- that is detached or dropped is not to be missed by nobody, while what comes after it is published.
 CREATE VIEW @store.outgoing AS
 SELECT id, txid, octet_length(data) AS size, stream, split_part(stream, '-', 1) AS category, type,
     version::text AS version, event_id::text AS event_id, recorded_at, correlation_id::text AS correlation_id,
     causation_id::text AS causation_id, traceparent, metadata, '\x00'::bytea || int4send(schema_id) || data AS value
-FROM @store.outbox;
+FROM (SELECT * FROM @store.outbox_0 UNION ALL SELECT * FROM @store.outbox_1) o;

@@ -68,8 +68,7 @@ class Leadership:
             await self._ticks.fix()
             await self._check(at_once=True)
         finally:
-            if tasks := [task for task in (self._looking, self._watching) if task is not None]:
-                await asyncio.wait(tasks)
+            await services.ended(self._looking, self._watching)
             await asyncio.to_thread(publisher.close)
 
     async def _settle(self, left: asyncpg.Record) -> None:
@@ -155,7 +154,7 @@ class Leadership:
             await self._ticks.prefetch()
         finally:
             # Whatever happens here: the producer is in that thread's hands until it is through.
-            await asyncio.wait([committing])
+            await services.ended(committing)
         committing.result()
 
     async def _check(self, *, at_once: bool = False) -> None:

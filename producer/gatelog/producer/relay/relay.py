@@ -114,7 +114,7 @@ class Relay:
         finally:
             leading.cancel()
             beating.cancel()
-            await asyncio.wait({leading, beating})
+            await services.ended(leading, beating)
         for task in (leading, beating):
             if not task.cancelled():
                 task.result()
