@@ -140,6 +140,7 @@ class _Session:
             await gaps.settle(self._settings, self._shard, self._next)  # if it is that, this tells what was lost
             raise
         batch = await self._reader.read(messages, self._next)
+        await self._gate.sift(batch)  # while the batch before is being written
         if self._writing is not None and (messages or self._writing.done()):
             writing, self._writing = self._writing, None
             await writing
@@ -151,7 +152,6 @@ class _Session:
 
     async def _write(self, batch: Batch, since: Mapping[Place, int]) -> None:
         """Write a batch. The frontier follows while the next one is on its way."""
-        await self._gate.sift(batch)
         await self._writer.write(batch, since)
         if self._moving is not None:
             await self._moving
