@@ -36,6 +36,14 @@ from gatelog.reader import Reader
 hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("shared")
 
+# Who was killed behind a cut network has left a session, and its locks: Postgres does not hear of it for hours.
+_END_SESSIONS = """
+SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+WHERE c.relnamespace = to_regnamespace('"' || $1 || '"') AND l.pid <> pg_backend_pid() AND l.database = (
+    SELECT d.oid FROM pg_database d WHERE d.datname = current_database()
+) GROUP BY l.pid
+"""
+
 POSTGRES = "GATELOG_TEST_POSTGRES_DSN"
 KAFKA = "GATELOG_TEST_KAFKA_BOOTSTRAP_SERVERS"
 REGISTRY = "GATELOG_TEST_REGISTRY_URL"
@@ -139,6 +147,7 @@ async def bare_settings(endpoints: Endpoints, tmp_path: Path) -> AsyncIterator[S
     )
     yield settings
     connection = await asyncpg.connect(settings.dsn)
+    await connection.execute(_END_SESSIONS, settings.store)
     await connection.execute(f'DROP SCHEMA IF EXISTS "{settings.store}" CASCADE')
     await connection.close()
     await asyncio.to_thread(_delete_topics, settings)
