@@ -32,14 +32,6 @@ DISK_MIB = 300
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[LocalServices]:
-    """A Postgres of the test's own."""
-    services = LocalServices(tmp_path / "own")
-    yield services
-    services.destroy()
-
-
-@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
     folder = tmp_path / "disk"

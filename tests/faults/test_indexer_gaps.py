@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition
 from support.apart import connected, noted, parts
 from support.databases import sharded
 from support.kafka import Seen, records_of
-from support.reconciling import append, publish
+from support.reconciling import append, publish, published
 from support.running import running
 from support.waiting import until
 
@@ -43,17 +43,6 @@ def abort(settings: Settings, like: Seen) -> None:
     producer.produce(like.topic, key=like.key, value=like.value, partition=like.partition)
     producer.flush(30)
     producer.abort_transaction(30)
-
-
-async def published(settings: Settings, number: int) -> list[Seen]:
-    """Let a relay run, and no indexer, until Kafka holds so many records."""
-    async with running(Relay(settings)):
-
-        async def are_there() -> bool:
-            return len(await asyncio.to_thread(records_of, settings)) == number
-
-        await until(are_there, f"{number} records are in Kafka")
-    return await asyncio.to_thread(records_of, settings)
 
 
 async def next_offset(settings: Settings, like: Seen) -> int:

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka import Producer as KafkaProducer
 from confluent_kafka import admin as kafka_admin
-from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster
+from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster, whole
 from support.models import Noted
 from support.projections import at_work, has, keeping, positions, schema_of
 from support.reconciling import indexed_upto, pipeline, republish
@@ -54,16 +54,6 @@ async def careless(settings: Settings, brokers: Cluster) -> Settings:
             "topic_min_insync_replicas": 1,
         }
     )
-
-
-async def whole(brokers: Cluster, *topics: str) -> None:
-    """Start what is down, and wait until every replica has caught up."""
-    brokers.start(*BROKERS)
-
-    async def is_whole() -> bool:
-        return await asyncio.to_thread(brokers.are_whole, topics)
-
-    await until(is_whole, "all brokers are up and in sync")
 
 
 async def led_by(brokers: Cluster, topics: Iterable[str], *leaders: int) -> None:

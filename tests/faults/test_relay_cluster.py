@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaException
-from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster
+from support.cluster import BROKERS, TRANSACTIONS, Cluster, cluster, whole
 from support.models import Noted
 from support.processes import environment, gatelog
 from support.subscribing import consuming
@@ -42,16 +42,6 @@ async def replicated(settings: Settings, brokers: Cluster) -> Settings:
             "topic_min_insync_replicas": 2,
         }
     )
-
-
-async def whole(brokers: Cluster, *topics: str) -> None:
-    """Start what is down, and wait until every replica has caught up."""
-    brokers.start(*BROKERS)
-
-    async def is_whole() -> bool:
-        return await asyncio.to_thread(brokers.are_whole, topics)
-
-    await until(is_whole, "all brokers are up and in sync")
 
 
 async def test_a_broker_dies_and_its_partitions_get_other_leaders(

@@ -7,7 +7,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -29,14 +29,6 @@ from gatelog.reader import Reader
 
 RUNS: Final = 2
 SMALL: Final = {"outbox_segment_events": 20, "tick_events_max": 20, "outbox_snapshot_age_max_s": 0.0}
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[LocalServices]:
-    """Servers that may be killed."""
-    services = LocalServices(tmp_path / "own")
-    yield services
-    services.destroy()
 
 
 @pytest.fixture

@@ -4,9 +4,8 @@ import asyncio
 
 import asyncpg
 import pytest
-from support.kafka import Seen, records_of
 from support.losses import write
-from support.reconciling import append, publish
+from support.reconciling import append, publish, published
 from support.running import running
 from support.waiting import until
 
@@ -15,18 +14,6 @@ from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import Producer
-from gatelog.producer.relay import Relay
-
-
-async def published(settings: Settings, number: int) -> list[Seen]:
-    """Let a relay run, and no indexer, until Kafka holds so many records."""
-    async with running(Relay(settings)):
-
-        async def are_there() -> bool:
-            return len(await asyncio.to_thread(records_of, settings)) == number
-
-        await until(are_there, f"{number} records are in Kafka")
-    return await asyncio.to_thread(records_of, settings)
 
 
 async def test_a_version_without_its_predecessor_is_not_written(

@@ -4,6 +4,7 @@ The controller is a process of its own, so that two of three brokers can die and
 in a quorum of three combined nodes, nobody would be left to say which replicas are in sync.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from gatelog.local.java import find_java
 from gatelog.local.lockfile import read_lock
 from gatelog.local.model import no_progress
 from gatelog.local.process import run_checked
+from support.waiting import until
 
 BROKERS = (1, 2, 3)
 CONTROLLER = 100
@@ -169,3 +171,13 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         yield made
     finally:
         made.kill(CONTROLLER, *BROKERS)
+
+
+async def whole(brokers: Cluster, *topics: str) -> None:
+    """Start what is down, and wait until every replica has caught up."""
+    brokers.start(*BROKERS)
+
+    async def is_whole() -> bool:
+        return await asyncio.to_thread(brokers.are_whole, topics)
+
+    await until(is_whole, "all brokers are up and in sync")

@@ -193,7 +193,7 @@ class World:
     def _records(self, tick: Tick) -> list[Record]:
         source = source_of(self.settings.store)
         return [
-            parse_record(source, [(name, _bytes(text)) for name, text in headers], value)
+            parse_record(source, headers, value)
             for _topic, _key, value, headers, _time in records_of(self.settings.store, tick)
         ]
 
@@ -340,10 +340,6 @@ def _writes(
             events.append(EncodedEvent(event_id, "Noted", 1, _DATA, None, None, None, None))
         append.append(StreamWrite(stream, expected, tuple(events)))
     return tuple(append), made
-
-
-def _bytes(text: str | bytes | None) -> bytes | None:
-    return text.encode() if isinstance(text, str) else text
 
 
 # Rows as they were, put back without the triggers that refuse it. Deleted rather than truncated: that takes a tenth.

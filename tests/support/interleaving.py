@@ -197,7 +197,7 @@ class _Run:
             if not busy:
                 return
             waiting = {row["pid"] for row in await self.control.fetch(_BLOCKED, [actor.pid for actor in busy])}
-            if all(actor.pid in waiting for actor in busy if actor.state is not _State.READY):
+            if all(actor.pid in waiting for actor in busy):
                 for actor in busy:
                     if actor.state is _State.RUNNING:
                         actor.state = _State.BLOCKED

@@ -19,6 +19,7 @@ from gatelog.producer.reconcile import reconciliation
 from gatelog.producer.relay import Relay
 from gatelog.producer.republish import Plan
 from gatelog.reader import Reader
+from support.kafka import Seen, records_of
 from support.models import Noted
 from support.running import running
 from support.waiting import until
@@ -81,3 +82,14 @@ async def heal_witness(settings: Settings) -> None:
     connection = await asyncpg.connect(settings.dsn)
     await connection.execute(f"UPDATE {settings.store}.restore_witness SET xid = pg_current_xact_id()")
     await connection.close()
+
+
+async def published(settings: Settings, number: int) -> list[Seen]:
+    """Let a relay run, and no indexer, until Kafka holds so many records."""
+    async with running(Relay(settings)):
+
+        async def are_there() -> bool:
+            return len(await asyncio.to_thread(records_of, settings)) == number
+
+        await until(are_there, f"{number} records are in Kafka")
+    return await asyncio.to_thread(records_of, settings)

@@ -16,6 +16,7 @@ from gatelog.core import dsns, kafka, mending, migrations, postgres, shards
 from gatelog.core.errors import GatelogError, IndexPlaceError
 from gatelog.core.mending import Outcome
 from gatelog.core.migrations import Migration
+from gatelog.core.services import ended
 from gatelog.core.settings import Settings
 from gatelog.indexer import shard
 from gatelog.indexer import status as index_status
@@ -208,7 +209,7 @@ async def _standing(settings: Settings) -> dict[str, Any]:
     try:
         tables = await _tables(settings)
     finally:
-        await asyncio.wait([trouble])
+        await ended(trouble)
     return {**tables, "kafka_trouble": trouble.result()}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator, Mapping
+from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -10,6 +11,7 @@ from gatelog.core import asking, kafka, services
 from gatelog.core.asking import End
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 
+T = TypeVar("T")
 Offsets = dict[str, list[int]]  # {"topic": [next offset of partition 0, of partition 1, …]}
 Ends = dict[str, list[End]]  # {"topic": [end of partition 0, of partition 1, …]}
 RecordPlace = tuple[str, int, int]  # topic, partition, offset
@@ -37,8 +39,7 @@ def stands_of(properties: dict[str, str], topics: Mapping[str, int]) -> Ends:
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    found = asking.stands(properties, _places(topics))
-    return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
+    return _of_topics(topics, asking.stands(properties, _places(topics)))
 
 
 def ends_of(properties: dict[str, str], topics: Mapping[str, int]) -> Offsets:
@@ -63,7 +64,7 @@ def _places(topics: Mapping[str, int]) -> list[asking.Place]:
     return [(name, partition) for name, count in topics.items() for partition in range(count)]
 
 
-def _of_topics(topics: Mapping[str, int], found: dict[asking.Place, int]) -> Offsets:
+def _of_topics(topics: Mapping[str, int], found: Mapping[asking.Place, T]) -> dict[str, list[T]]:
     return {name: [found[name, partition] for partition in range(count)] for name, count in topics.items()}
 
 
@@ -125,8 +126,7 @@ async def stream(properties: dict[str, str], starts: Offsets, ends: Offsets) -> 
                 return
             yield chunk
     finally:
-        if step is not None:  # whatever happens: the consumer is in that thread's hands until it is through
-            await services.ended(step)
+        await services.ended(step)  # whatever happens: the consumer is in that thread's hands until it is through
         await asyncio.to_thread(chunks.close)
 
 
@@ -163,9 +163,6 @@ def _chunk(consumer: Consumer, missing: dict[tuple[str, int], int], properties: 
 
 
 def _take_off(missing: dict[tuple[str, int], int], seen: Message, length: int = 0) -> None:
-    topic, partition, offset = seen.topic(), seen.partition(), seen.offset()
-    assert topic is not None
-    assert partition is not None
-    assert offset is not None
+    topic, partition, offset = place_of(seen)
     if offset + length >= missing.get((topic, partition), 0):
         missing.pop((topic, partition), None)
