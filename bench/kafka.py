@@ -81,7 +81,7 @@ def bare_drain(settings: Settings, records: Sequence[Record], count: int) -> flo
     begun = time.perf_counter()
     for _ in range(rounds):
         producer.begin_transaction()
-        for _topic, key, content, headers, timestamp in records:
+        for _topic, key, content, headers, timestamp, _position in records:
             while True:
                 try:
                     producer.produce("bare", content, key, timestamp=timestamp, headers=headers)
@@ -98,7 +98,7 @@ def bare_latency(settings: Settings, record: Record) -> list[float]:
     found = []
     with Seen(settings, "bare") as seen:
         for number in range(300):
-            _topic, key, content, headers, timestamp = record
+            _topic, key, content, headers, timestamp, _position = record
             begun = time.monotonic()
             producer.begin_transaction()
             producer.produce(

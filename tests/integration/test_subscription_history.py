@@ -152,7 +152,7 @@ async def test_a_topic_that_lost_its_beginning_only(
     judge(await looped(Subscription("whole"), settings, 120), range(1, 121))
     judge(await looped(Subscription("some", categories=["Note"]), settings, 40), range(1, 121, 3))
     with Probe(settings) as probe:
-        first = min(record.position for _, record in probe.first(middles).values())
+        first = min(record.position for _, record, _ in probe.first(middles).values())
     within = Subscription("within", start=Start.after(first + 5))
     judge(await looped(within, settings, 115 - first), range(first + 6, 121))
 

@@ -194,7 +194,7 @@ class World:
         source = source_of(self.settings.store)
         return [
             parse_record(source, headers, value)
-            for _topic, _key, value, headers, _time in records_of(self.settings.store, tick)
+            for _topic, _key, value, headers, *_ in records_of(self.settings.store, tick)
         ]
 
     async def index(self, actor: str, turns: int, rows_max: int = ROWS_MAX) -> None:

@@ -50,7 +50,7 @@ def test_a_mark_tells_exactly_what_is_handled(records: list[tuple[int, int]], da
     positions = dict(zip(places, (position for _, position in records), strict=True))
     for chunk in _chunks(data, places[told:]):
         window.take(chunk, chunk[-1] + 1)
-        trail.took(chunk, [positions[place] for place in chunk])
+        trail.took(chunk, [positions[place] for place in chunk], chunk[-1] + 1, positions[chunk[-1]])
     left = list(zip(places, (position for _, position in records), strict=True))
     for nth in data.draw(st.permutations(range(len(records))), "order in which they end"):
         window.finish(places[nth])
@@ -77,6 +77,7 @@ def test_marks_survive_kafka_and_strangers_have_no_position() -> None:
     assert marks_of(kafka_marks({PLACE: Mark(7, 12)})) == {PLACE: Mark(7, 12)}
     assert marks_of(kafka_marks({PLACE: Mark(7, None, 3)})) == {PLACE: Mark(7, None, 3)}
     assert marks_of(kafka_marks({PLACE: Mark(7)})) == {PLACE: Mark(7)}
+    assert marks_of(kafka_marks({PLACE: Mark(7, 12, 3, "x-y_z")})) == {PLACE: Mark(7, 12, 3, "x-y_z")}
     strange = [TopicPartition(*PLACE, 3, metadata=text) for text in ("x", "gatelog position=", "position=4", "")]
     assert [marks_of([each])[PLACE] for each in strange] == [Mark(3)] * 4
     assert marks_of([TopicPartition(*PLACE, -1001)]) == {}
@@ -85,10 +86,12 @@ def test_marks_survive_kafka_and_strangers_have_no_position() -> None:
 def test_what_is_not_known_stays_so_until_an_event_tells() -> None:
     trail = Trail(Mark(5))
     assert trail.mark(8) == Mark(8), "records of other types"
-    trail.took([9, 11], [40, 44])
+    trail.took([9, 11], [40, 44], 12, 44)
     assert trail.mark(9) == Mark(9, 39)
     trail.epoch = 2
     assert trail.mark(9) == Mark(9, 39, 2), "what was read since is of one history with what stands before"
     trail.epoch = None
     assert trail.mark(10) == Mark(10, 40)
     assert trail.mark(12) == Mark(12, 44)
+    trail.took([], [], 20, 60)
+    assert trail.mark(20) == Mark(20, 60), "records of other types were read, and count as handled"

@@ -10,7 +10,7 @@ import typer
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.progress import StageBars, bars
-from gatelog.core import logs, postgres, shards
+from gatelog.core import asking, logs, postgres, shards
 from gatelog.core.settings import Settings
 from gatelog.indexer import topics as indexed_topics
 from gatelog.indexer.places import index_pools
@@ -62,7 +62,7 @@ async def _tell_the_index(settings: Settings, plan: Plan) -> list[str]:
     for shard, offsets in enumerate(plan.offsets):
         async with index_pools(settings, shard, "gatelog republish", 1) as (_, pool):
             with postgres.translated(settings.store, shards.dsn_of(settings, shard)):
-                ids = await asyncio.to_thread(indexed_topics.ids_of, settings.kafka_properties, offsets)
+                ids = await asyncio.to_thread(asking.ids, settings.kafka_properties, offsets)
                 anew |= set(await indexed_topics.accept(pool, settings.store, ids, offsets))
     return sorted(anew)
 

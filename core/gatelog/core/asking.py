@@ -1,13 +1,21 @@
-"""Where partitions begin and end, and where a time is in them: the one way of asking Kafka. Blocks.
+"""Where partitions begin and end, where a time is, of which topics: the one way of asking Kafka. Blocks.
 
 What passes is waited out for some seconds: leaders that move, brokers that restart, topics that were just made.
 """
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from typing import Final, NamedTuple, NoReturn, TypeAlias
 
-from confluent_kafka import OFFSET_INVALID, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, but not in its __all__
+from confluent_kafka import (
+    OFFSET_INVALID,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import OffsetSpec, TopicDescription  # type: ignore[attr-defined] # public, not in __all__
 
 from gatelog.core import kafka
 from gatelog.core.errors import KafkaUnavailableError
@@ -16,10 +24,16 @@ Place: TypeAlias = tuple[str, int]  # topic, partition
 
 
 class End(NamedTuple):
-    """Where a partition ended, and under which leader: an offset alone does not tell one history from another."""
+    """Where a partition ended, under which leader, and of which topic: an offset alone is of no certain history.
+
+    ``topic``: the id that Kafka gave the topic when it was made; one that is made again has the name, and another id.
+    ``position``: of the last record before it, where the relay knows it; else 0.
+    """
 
     offset: int
     epoch: int | None
+    topic: str | None = None
+    position: int = 0
 
 
 BEGIN: Final = OffsetSpec.earliest()  # type: ignore[no-untyped-call] # annotated incompletely
@@ -50,12 +64,41 @@ def ends(properties: dict[str, str], places: Iterable[Place], *, committed: bool
 
 
 def stands(properties: dict[str, str], places: Iterable[Place]) -> dict[Place, End]:
-    """Return the end of each partition, with the epoch of the leader that named it.
+    """Return the end of each partition, with the epoch of the leader that named it, and the id of its topic.
 
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    return _ask(properties, dict.fromkeys(places, END), committed=False)
+    ends = _ask(properties, dict.fromkeys(places, END), committed=False)
+    topics = ids(properties, {topic for topic, _ in ends})
+    return {place: end._replace(topic=topics.get(place[0])) for place, end in ends.items()}
+
+
+def ids(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:
+    """Return the ids that Kafka gave topics when they were made, without topics that are gone.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    names = sorted(set(topics))
+
+    def once(timeout_s: float) -> dict[str, str]:
+        client = kafka.admin(properties)
+        with kafka.translated(properties):
+            asked = client.describe_topics(TopicCollection(names), request_timeout=timeout_s)
+            found = {name: _if_there(future) for name, future in asked.items()}
+        return {name: str(topic.topic_id) for name, topic in found.items() if topic is not None}
+
+    return kafka.patiently(once) if names else {}
+
+
+def _if_there(future: Future[TopicDescription]) -> TopicDescription | None:
+    try:
+        return future.result()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return None
+        raise
 
 
 def ask(

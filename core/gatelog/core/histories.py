@@ -1,7 +1,8 @@
 """Whether offsets are still of the history that they were seen in: an offset counts only with what stood before it.
 
-Kafka's identity of what a log holds is the leader epoch (KIP-320): a leader only appends, and each has a higher epoch
-than all before it. A log that lost its end in an unclean election tells so for ever, however long it has grown since.
+Kafka's identity of what a log holds is the topic's id and the leader epoch (KIP-320). A leader only appends, and each
+has a higher epoch than all before it: a log that lost its end in an unclean election tells so for ever, even when it
+has grown since. A topic that was deleted and made again has another id.
 All but ``resume`` blocks: call it off the event loop.
 """
 
@@ -35,18 +36,20 @@ def differences(properties: dict[str, str], seen: Mapping[Place, End], now: Mapp
         KafkaUnavailableError: no answer in time.
     """
     pairs = {place: (was, now.get(place, End(0, None))) for place, was in seen.items() if was.offset > 0}
-    short = {place for place, (was, end) in pairs.items() if was.offset > end.offset}
-    doubtful = {place: was for place, (was, end) in pairs.items() if place not in short and was.epoch != end.epoch}
-    others = _other_histories(properties, doubtful)
+    anew = {place for place, (was, end) in pairs.items() if was.topic and end.topic and was.topic != end.topic}
+    short = {place for place, (was, end) in pairs.items() if was.offset > end.offset} - anew
+    doubtful = {place: was for place, (was, end) in pairs.items() if was.epoch != end.epoch}
+    cut = _other_histories(properties, {place: was for place, was in doubtful.items() if place not in anew | short})
+    why = dict.fromkeys(
+        cut, "has lost what it held before offset {0.offset:,}, and has grown again since, to {1.offset:,}"
+    )
+    why |= dict.fromkeys(short, "ends at offset {1.offset:,}, but it was seen to reach {0.offset:,}")
+    why |= dict.fromkeys(
+        anew, "is of a topic that was deleted and made again: its id was {0.topic}, and is {1.topic} now"
+    )
     return {
-        (topic, p): f"Topic {topic!r} partition {p} "
-        + (
-            f"ends at offset {end.offset:,}, but it was seen to reach {was.offset:,}"
-            if (topic, p) in short
-            else f"has lost what it held before offset {was.offset:,}, and has grown again since, to {end.offset:,}"
-        )
-        for (topic, p), (was, end) in sorted(pairs.items())
-        if (topic, p) in short | others
+        (topic, p): f"Topic {topic!r} partition {p} {why[topic, p].format(*pairs[topic, p])}"
+        for topic, p in sorted(why)
     }
 
 
@@ -73,7 +76,7 @@ def _other_histories(properties: dict[str, str], seen: Mapping[Place, End]) -> s
     )
     consumer = Consumer(own)
     try:
-        consumer.assign([resume(place, *seen[place]) for place in waiting])
+        consumer.assign([resume(place, seen[place].offset, seen[place].epoch) for place in waiting])
         deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
         while waiting:
             message = consumer.poll(_POLL_S)

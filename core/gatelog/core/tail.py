@@ -24,8 +24,16 @@ def ends_from_json(text: str) -> Ends:
 
 
 def ends_as_json(ends: Ends) -> str:
-    """Return ends as they are stored: {"topic": [[next offset, epoch], …]}."""
+    """Return ends as they are stored: {"topic": [[next offset, epoch, topic id, position], …]}."""
     return json.dumps(ends)
+
+
+def with_positions(ends: Ends, last: Mapping[asking.Place, int]) -> Ends:
+    """Return ends with the positions of the last records before them, where these are known."""
+    return {
+        topic: [end._replace(position=last.get((topic, p), end.position)) for p, end in enumerate(each)]
+        for topic, each in ends.items()
+    }
 
 
 def offsets_of(ends: Ends) -> Offsets:

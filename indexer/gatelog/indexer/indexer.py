@@ -170,7 +170,7 @@ class _Session:
         stored = asyncio.run_coroutine_threadsafe(self._load_offsets(places), self._loop).result()
         topics.check_ends(self._properties, stored)
         self._next = {place: end.offset for place, end in stored.items()}
-        consumer.assign([histories.resume(place, *end) for place, end in stored.items()])
+        consumer.assign([histories.resume(place, end.offset, end.epoch) for place, end in stored.items()])
         _log.info("indexer.assigned", partitions=len(places))
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -184,7 +184,7 @@ class _Session:
 
     async def _claim_topics(self, names: set[str]) -> set[str]:
         """Return those that are there."""
-        ids = await asyncio.to_thread(topics.ids_of, self._properties, names)
+        ids = await asyncio.to_thread(asking.ids, self._properties, names)
         await topics.claim(self._pool, self._settings.store, ids)
         return set(ids)
 

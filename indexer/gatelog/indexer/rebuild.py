@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import kafka, logs, postgres, shards, tail
+from gatelog.core import asking, kafka, logs, postgres, shards, tail
 from gatelog.core.asking import End
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
 from gatelog.core.settings import Settings
@@ -202,7 +202,7 @@ class _Rebuild:
         """Read up to the ends of the topics, and return the number of records."""
         admin = kafka.admin(self._properties)
         found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
-        ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
+        ids = await asyncio.to_thread(asking.ids, self._properties, found)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
         ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
         try:

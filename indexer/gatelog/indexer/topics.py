@@ -1,11 +1,7 @@
 """Which topics an index was read from: one that was deleted and made again is recognised, not read as new."""
 
-from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping
 from typing import Final
-
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import TopicDescription  # type: ignore[attr-defined] # public, but not in its __all__
 
 from gatelog.core import asking, histories, kafka, postgres, tail
 from gatelog.core.errors import LogMismatchError
@@ -31,32 +27,6 @@ def of_store(properties: dict[str, str], store: str) -> dict[str, int]:
         KafkaUnavailableError: no answer in time.
     """
     return kafka.topics_of(kafka.admin(properties), properties, store)
-
-
-def ids_of(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:
-    """Return the ids that Kafka gave topics when they were made, without topics that are gone. Blocks.
-
-    Raises:
-        KafkaUnavailableError: no answer in time.
-    """
-    names = sorted(set(topics))
-    if not names:
-        return {}
-    client = kafka.admin(properties)
-    with kafka.translated(properties):
-        asked = client.describe_topics(TopicCollection(names), request_timeout=kafka.REQUEST_TIMEOUT_S)
-        return {
-            name: str(topic.topic_id) for name, future in asked.items() if (topic := _if_there(future)) is not None
-        }
-
-
-def _if_there(future: Future[TopicDescription]) -> TopicDescription | None:
-    try:
-        return future.result()
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            return None
-        raise
 
 
 async def claim(pool: postgres.Pool, schema: str, ids: dict[str, str]) -> None:
@@ -114,7 +84,7 @@ async def accept(pool: postgres.Pool, schema: str, ids: dict[str, str], ends: ta
         rows = await connection.fetch(sql["accept_topics"], names, [ids[name] for name in names])
         anew = sorted(row["topic"] for row in rows)
         await connection.execute(sql["forget_offsets"], names)
-        places = [(name, p, *end) for name in names for p, end in enumerate(ends[name])]
+        places = [(name, p, end.offset, end.epoch) for name in names for p, end in enumerate(ends[name])]
         columns = ([place[column] for place in places] for column in range(4))
         await connection.execute(sql["set_offsets"], *columns)
     return anew

@@ -13,14 +13,14 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from confluent_kafka import Message
 
-from gatelog.core import kafka, migrations, postgres, tail
+from gatelog.core import asking, kafka, migrations, postgres, tail
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
-from gatelog.indexer import seeking, topics
+from gatelog.indexer import seeking
 from gatelog.indexer.batches import Place, place_of
 from gatelog.indexer.differences import Differences, Verified, disorder, outbox_problem
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
@@ -152,7 +152,7 @@ class _Verification:
 
     async def _compare_lives(self, found: dict[str, int], ends: Offsets) -> None:
         """Topics that were made anew, and partitions that end before where the index has been."""
-        ids = await asyncio.to_thread(topics.ids_of, self._properties, found)
+        ids = await asyncio.to_thread(asking.ids, self._properties, found)
         for shard in self._shards:
             named = self._databases.named(shard)
             for row in await self._index(shard, "topics"):

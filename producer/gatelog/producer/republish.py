@@ -170,6 +170,7 @@ class Republication:
             KafkaUnavailableError: no answer in time. The next run goes on.
         """
         plan, seen = await self._look()
+        self._publisher.last.update(seen.highest)
         if plan.obstacles:
             raise ReconcileRefusedError(" ".join([*plan.obstacles, "Nothing was written."]))
         await self._fill(plan, seen)
@@ -181,7 +182,11 @@ class Republication:
             )
         ends = await asyncio.to_thread(Topics(self._settings).of_store)
         stands = await asyncio.to_thread(tail.stands_of, self._properties, ends)
-        await self._connection.execute(self._sql["checked"], after.kafka_position, tail.ends_as_json(stands))
+        await self._connection.execute(
+            self._sql["checked"],
+            after.kafka_position,
+            tail.ends_as_json(tail.with_positions(stands, self._publisher.last)),
+        )
         return replace(plan, offsets=after.offsets, kafka_position=after.kafka_position)
 
     async def _look(self) -> tuple[Plan, _Seen]:

@@ -29,6 +29,7 @@ Headers = Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | N
 
 _SPECIFICATION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", b"application/vnd.confluent.avro")
+_PREVIOUS: Final = "ce_previous"
 _REQUIRED: Final = ("ce_id", "ce_type", "ce_subject", "ce_time", "ce_streamversion", "ce_position")
 _WIRE_SCHEMA_ID: Final = WIRE_HEADER.unpack_from
 _WIRE_BYTES: Final = WIRE_HEADER.size
@@ -209,6 +210,25 @@ def headers_of(
     if metadata is not None:
         headers.append(("ce_metadata", metadata))
     return headers
+
+
+def previous_header(position: int) -> tuple[str, bytes]:
+    """Return the header that names the record before, in its partition, by its position; 0: there is none."""
+    return _PREVIOUS, b"%d" % position
+
+
+def chained(headers: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the position of a record, and that of the record before it in its partition. 0: not known, or none.
+
+    Whoever reads on in a partition and finds a higher one than it has read has missed records, whatever the offsets
+    say: the topic was made again, or has lost records in between.
+    """
+    position, previous = headers.get("ce_position"), headers.get(_PREVIOUS)
+    return _number(position), _number(previous)
+
+
+def _number(header: object) -> int:
+    return int(header) if isinstance(header, bytes) and header.isdigit() else 0
 
 
 class Record(NamedTuple):

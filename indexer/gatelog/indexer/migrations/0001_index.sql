@@ -64,10 +64,17 @@ CREATE TABLE @store.index_offsets (
     PRIMARY KEY (topic, partition, next_offset)
 );
 
+-- Which topic an offset is of: Kafka gives a topic that is deleted and made again another id.
+CREATE TABLE @store.index_topics (
+    topic text COLLATE "C" PRIMARY KEY,
+    topic_id text NOT NULL
+);
+
 -- The same for other parts. An offset is committed together with the rows of everything before it.
 CREATE VIEW @store.indexed_offsets AS
-SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
-FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC;
+SELECT DISTINCT ON (o.topic, o.partition) o.topic, o.partition, o.next_offset, o.leader_epoch, t.topic_id
+FROM @store.index_offsets o LEFT JOIN @store.index_topics t USING (topic)
+ORDER BY o.topic, o.partition, o.next_offset DESC;
 
 -- Records that claim to be of this store but cannot be read, kept whole and reported by `gatelog status`.
 CREATE TABLE @store.unreadable_records (

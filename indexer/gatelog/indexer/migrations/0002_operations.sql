@@ -12,12 +12,6 @@ CREATE VIEW @store.kept_records AS
 SELECT topic, partition, "offset", resolved_at IS NOT NULL AS is_dismissed FROM @store.unreadable_records
 WHERE resolved_at IS NULL OR resolution LIKE 'dismissed:%';
 
--- Which topic an offset is of: Kafka gives a topic that is deleted and made again another id.
-CREATE TABLE @store.index_topics (
-    topic text COLLATE "C" PRIMARY KEY,
-    topic_id text NOT NULL
-);
-
 -- Events never change. One thing that follows from them may come late: the jsonb of a payload whose schema was missing.
 CREATE FUNCTION @store.refuse_all_but_missing_json() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

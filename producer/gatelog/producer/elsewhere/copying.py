@@ -42,7 +42,7 @@ class IndexCopy:
             for row in rows:
                 offsets = found[-1].setdefault(row["topic"], [])
                 offsets += [End(0, None)] * (row["partition"] + 1 - len(offsets))
-                offsets[row["partition"]] = End(row["next_offset"], row["leader_epoch"])
+                offsets[row["partition"]] = End(row["next_offset"], row["leader_epoch"], row["topic_id"])
         return found
 
     async def kept(self) -> tuple[set[RecordPlace], set[RecordPlace]]:

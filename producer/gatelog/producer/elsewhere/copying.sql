@@ -28,8 +28,7 @@ FROM @store.index_frontier f
 
 -- name: offsets
 -- Of a shard: up to here, what Kafka holds of its streams is in it.
-SELECT DISTINCT ON (topic, partition) topic, partition, next_offset, leader_epoch
-FROM @store.index_offsets ORDER BY topic, partition, next_offset DESC
+SELECT topic, partition, next_offset, leader_epoch, topic_id FROM @store.indexed_offsets
 
 -- name: kept
 -- Of a shard: records that wait for somebody to look at them, and those that were dismissed.

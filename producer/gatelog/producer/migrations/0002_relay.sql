@@ -3,7 +3,7 @@ CREATE TABLE @store.relay_leader (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     epoch bigint NOT NULL DEFAULT 0,             -- a take-over bumps it; a relay of an older epoch is refused
     checked_position bigint NOT NULL DEFAULT 0,  -- Kafka was seen to hold exactly this position…
-    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [[next offset, leader epoch] of each partition]}
+    checked_offsets jsonb NOT NULL DEFAULT '{}'  -- …at these ends: {"topic": [[next offset, leader epoch, topic id, last position] of each partition]}
 );
 INSERT INTO @store.relay_leader DEFAULT VALUES;
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import asyncpg
 
-from gatelog.core import logs, postgres, services, tail
+from gatelog.core import asking, histories, logs, postgres, services, tail
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import opened
@@ -38,6 +38,7 @@ class Leadership:
         self._sql = queries(PACKAGE, "relay.sql", settings.store)
         self._ticks = Ticks(connection, settings)
         self._topics = Topics(settings)
+        self._last: dict[asking.Place, int] = {}  # position of the last record of each partition; see Publisher
         self._wake = asyncio.Event()
         self._checked: tuple[int, tail.Ends] = (-1, {})
         self._checked_at = 0.0
@@ -52,7 +53,7 @@ class Leadership:
         checked = tail.ends_from_json(left["checked_offsets"])
         self._topics.partitions.update({name: len(ends) for name, ends in checked.items()})
         publisher = await asyncio.to_thread(Publisher, self._settings)
-        publisher.partitions = self._topics.partitions
+        publisher.partitions, publisher.last = self._topics.partitions, self._last
         try:
             await self._settle(left)
             if not postgres.is_lent(self._connection):
@@ -83,6 +84,7 @@ class Leadership:
             position, ends = await self._look(left, topics, dismissed)
         if position > left["position"]:
             self._ticks.done()
+        self._last.update({place: end.position for place, end in histories.flat(ends).items()})
         await self._store_check(position, ends)
         _log.info("relay.active", epoch=left["epoch"], position=position, tick=left["tick"])
 
@@ -98,6 +100,7 @@ class Leadership:
             tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],
             position := recovery.certain(left),
+            left["position"] + left["pending_events"],
             passed_over,
         )
         pending: list[str] = []
@@ -190,6 +193,7 @@ class Leadership:
                 watching.result()
 
     async def _store_check(self, position: int, ends: tail.Ends) -> None:
+        ends = tail.with_positions(ends, self._last)
         if (position, ends) != self._checked:
             await self._ticks.checked(position, tail.ends_as_json(ends))
             self._checked = (position, ends)

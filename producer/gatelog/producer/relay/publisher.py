@@ -16,6 +16,7 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from gatelog.core import kafka, logs
+from gatelog.core.asking import Place
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import (
     GatelogError,
@@ -29,6 +30,7 @@ from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer.relay.records import Record, records_of
 from gatelog.producer.relay.ticks import Tick
+from gatelog.schemas.envelope import previous_header
 
 INIT_TIMEOUT_S: Final = 30.0
 COMMIT_TIMEOUT_S: Final = 60.0
@@ -139,6 +141,8 @@ class Publisher:
         self._store = settings.store
         self._properties = properties = settings.kafka_properties
         self.partitions: dict[str, int] = {}  # of each topic that is published to, as whoever makes topics knows it
+        self.last: dict[Place, int] = {}  # position of the last record of ours in each partition, where it is known
+        self._sent: dict[Place, int] = {}  # the same, of the tick that was sent
         self._failed: list[_Failure] = []
         clients = [_Client(self._producer_of(settings, number)) for number in range(1, _PRODUCERS + 1)]
         with _begun(properties):
@@ -178,6 +182,7 @@ class Publisher:
             OutcomeUnknownError: this producer cannot tell, or cannot go on.
         """
         self._failed.clear()
+        self._sent.clear()
         self._own = next(self._turns)
         time.sleep(max(0.0, self._own.committed_at + _MARKERS_S - time.monotonic()))
         with self._settled(tick):
@@ -192,6 +197,7 @@ class Publisher:
         self._own.committed_at = time.monotonic()
         if self._failed:  # librdkafka fails the commit then; this makes sure
             raise OutcomeUnknownError("A transaction was committed although a record failed.")
+        self.last.update(self._sent)
 
     def close(self) -> None:
         """Let go of the producers; what is not sent is discarded, an open transaction left to the next relay."""
@@ -202,10 +208,13 @@ class Publisher:
                 client.producer.flush(1.0)
 
     def _produce(self, record: Record) -> None:
-        topic, stream, value, headers, timestamp = record
+        topic, stream, value, headers, timestamp, position = record
         producer = self._own.producer
         # Not left to librdkafka, which follows what somebody does to a topic: a stream would go on in another one.
         partition = partition_of(stream, self.partitions[topic])
+        place, sent = (topic, partition), self._sent
+        headers.append(previous_header(sent[place] if place in sent else self.last.get(place, 0)))
+        sent[place] = position
         while True:
             try:
                 # One callback for all of them: a closure for each record would be the dearest thing about it.
@@ -275,7 +284,7 @@ class Publisher:
     def _named(self, refused: _Failure, tick: Tick) -> PublishRefusedError:
         """Find out which event it was: a delivery report has no headers."""
         key = refused.key.decode() if isinstance(refused.key, bytes) else refused.key
-        for topic, stream, value, headers, _timestamp in records_of(self._store, tick):
+        for topic, stream, value, headers, *_ in records_of(self._store, tick):
             if (topic, stream, value) == (refused.topic, key, refused.value):
                 texts = {name: text for name, text in headers if isinstance(text, str)}
                 version, event_id = int(texts["ce_streamversion"]), UUID(texts["ce_id"])

@@ -9,15 +9,15 @@ from gatelog.core.domain import topic_of
 from gatelog.producer.relay.ticks import Tick
 from gatelog.schemas.envelope import headers_of, source_of
 
-# topic, key, value, headers, timestamp in ms. A tuple: an object for each would cost as much as its headers.
-Record: TypeAlias = tuple[str, str, bytes, list[tuple[str, str | bytes | None]], int]
+# topic, key, value, headers, timestamp in ms, position. A tuple: an object for each would cost as much as its headers
+Record: TypeAlias = tuple[str, str, bytes, list[tuple[str, str | bytes | None]], int, int]
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # where Postgres' microseconds begin
 _EPOCH_MS: Final = int(_EPOCH.timestamp() * 1000)
 
 
 def records_of(store: str, tick: Tick) -> Iterator[Record]:
-    """Yield the records of a tick, in the order of their positions."""
+    """Yield the records of a tick, in the order of their positions. The publisher knows what is before each."""
     source = source_of(store).encode()
     topics: dict[str, str] = {}
     second, text = 0, _text(0)
@@ -58,8 +58,9 @@ def records_of(store: str, tick: Tick) -> Iterator[Record]:
             stream,
             value,
             headers,
-            max(0, micros // 1000 + _EPOCH_MS),
-        )  # Kafka's time begins in 1970
+            max(0, micros // 1000 + _EPOCH_MS),  # Kafka's time begins in 1970
+            position,
+        )
 
 
 def _text(second: int) -> str:

@@ -26,7 +26,7 @@ _log = logs.logger("relay")
 class Found:
     """What Kafka holds past the last check, and the ends up to which it was read."""
 
-    ends: Ends
+    ends: Ends  # with the positions of the last records before them, among those that were given
     reach: int  # no position above it can come of so many records
     missing: Sequence[int]  # positions that were published since
     beyond: Mapping[int, Sequence[tuple[str, RecordPlace]]]  # the others: event ids, and where
@@ -74,9 +74,12 @@ def look(
     checked: Ends,
     checked_position: int,
     position: int,
+    given: int,
     passed_over: Collection[RecordPlace] = (),
 ) -> Found:
     """Read the records of this store past ``checked``, but those ``passed_over``; ``position`` was published.
+
+    ``given``: the end of the pending tick, whose records may be there.
 
     Raises:
         LogMismatchError: Kafka lost what was before ``checked``.
@@ -86,17 +89,21 @@ def look(
     known, upto = tail.offsets_of(checked), tail.offsets_of(ends)
     starts = {name: (known.get(name, []) + [0] * count)[:count] for name, count in topics.items()}
     held: set[int] = set()
+    last = {place: end.position for place, end in histories.flat(checked).items()}
     beyond: dict[int, list[tuple[str, RecordPlace]]] = defaultdict(list)
     for messages in tail.messages(properties, starts, upto):
         for message in messages:
             for claimed, event_id in _claims(message, source):
+                place = tail.place_of(message)
                 if claimed <= position:
                     held.add(claimed)
-                elif (place := tail.place_of(message)) not in passed_over:
+                elif place not in passed_over:
                     beyond[claimed].append((event_id, place))
+                if claimed <= given:
+                    last[place[:2]] = max(claimed, last.get(place[:2], 0))
     read = sum(map(sum, upto.values())) - sum(map(sum, starts.values()))
     missing = [each for each in range(checked_position + 1, position + 1) if each not in held]
-    return Found(ends, checked_position + read + LOST_RECORDS_MAX, missing, beyond)
+    return Found(tail.with_positions(ends, last), checked_position + read + LOST_RECORDS_MAX, missing, beyond)
 
 
 def published(found: Found, position: int, pending: Sequence[str]) -> int:

@@ -38,6 +38,7 @@ CREATE TABLE @store.projection_offsets (
     position bigint NOT NULL,            -- everything of the partition up to here is handled
     next_offset bigint NOT NULL,         -- where to go on in Kafka; -1: after the index has told
     leader_epoch integer,                -- of the newest record that was read then: Kafka tells by it whether that is there still
+    topic_id text,                       -- of the topic that the offset is of: Kafka gives one that is made again another
     events bigint NOT NULL,              -- handled so far
     moved_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (projection, build, topic, partition, position, next_offset)

@@ -46,6 +46,8 @@ class Gone:
     place: Place
     after: int  # everything up to here is told, or was handled before
     low: int  # the first offset that Kafka has
+    topic: str | None  # the id of the topic that Kafka has
+    is_apart: bool = False  # what Kafka has does not tell what is gone: all is told that the index has
     since: datetime | None = None  # tell nothing before the first event of this time or later
     upto: int | None = None  # Kafka has what comes after this; None: not known yet
     has_moved: bool = False  # ``low``, since the partition was assigned
@@ -158,15 +160,19 @@ class CatchingUp:
     async def _limit(self, new: Sequence[Gone]) -> None:
         """Find out where Kafka goes on, and wait until the index holds everything before that."""
         lows = {each.place: each.low for each in new}
-        firsts = await asyncio.to_thread(self._first_positions, lows)
+        whole = {each.place: each.low for each in new if not each.is_apart}
+        firsts = await asyncio.to_thread(self._first_positions, whole)
         published = await self._history.published()
         needed = {place: firsts.get(place, published + 1) - 1 for place in lows}
-        missing = [each for each in new if each.since is not None or each.after < needed[each.place]]
+        missing = [each for each in new if each.is_apart or each.since is not None or each.after < needed[each.place]]
         if missing:
             missing_lows = {each.place: each.low for each in missing}
-            handover = await self._history.handover(missing_lows)
+            handover = await self._history.handover(missing_lows, {each.place[0]: each.topic for each in missing})
             for place in missing_lows:
                 needed[place] = min(needed[place], handover.position) if place in firsts else handover.position
+            for each in missing:
+                if each.is_apart:
+                    each.low, each.has_moved = handover.offsets[each.place], True
             _log.info(
                 "subscription.history",
                 group=self._joining.group,
@@ -186,7 +192,7 @@ class CatchingUp:
     def _first_positions(self, lows: dict[Place, int]) -> dict[Place, int]:
         """Blocks."""
         with Probe(self._settings) as probe:
-            return {place: record.position for place, (_, record) in probe.first(lows).items()}
+            return {place: record.position for place, (_, record, _) in probe.first(lows).items()}
 
     async def _hand_over(self, ended: Sequence[Gone]) -> None:
         """Go on in Kafka, where retention has not removed more meanwhile."""

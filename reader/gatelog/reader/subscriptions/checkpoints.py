@@ -17,7 +17,6 @@ from gatelog.schemas.envelope import RecordedEvent
 PACKAGE: Final = "gatelog.reader"
 SQL_FILE: Final = "subscriptions/projections.sql"
 LOCK_TIMEOUT_MS: Final = 2_000  # that a batch of the last holder may take; who has it for longer is evicted
-UNKNOWN_OFFSET: Final = -1  # where to go on in Kafka is not known: the index is read first
 
 _log = logs.logger("projection")
 
@@ -32,22 +31,23 @@ class PartitionLostError(GatelogError):
 class Checkpoint:
     """Everything up to ``position`` is handled; Kafka goes on at ``next_offset``.
 
-    ``epoch``: of the newest record that was read when that was so; see ``Mark``.
+    ``epoch``: of the newest record that was read when that was so; ``topic``: the id of the topic. See ``Mark``.
     """
 
     position: int
     next_offset: int
     epoch: int | None = None
+    topic: str | None = None
 
     @property
     def mark(self) -> Mark:
         """The same, as the client is told where to begin."""
-        return Mark(self.next_offset, self.position, self.epoch)
+        return Mark(self.next_offset, self.position, self.epoch, self.topic)
 
 
 def checkpoint_of(mark: Mark) -> Checkpoint:
     """Return the checkpoint of a mark whose position is known."""
-    return Checkpoint(mark.position or 0, mark.offset, mark.epoch)
+    return Checkpoint(mark.position or 0, mark.offset, mark.epoch, mark.topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Checkpoints:
             self._generations[row["topic"], row["partition"]] = row["generation"]
         for row in rows:
             self._at[row["topic"], row["partition"]] = Checkpoint(
-                row["position"], row["next_offset"], row["leader_epoch"]
+                row["position"], row["next_offset"], row["leader_epoch"], row["topic_id"]
             )
 
     def _replaced(self) -> PartitionLostError:
@@ -175,6 +175,7 @@ class Checkpoints:
             [moves[place].events for place in places],
             self._state,
             [moves[place].upto.epoch for place in places],
+            [moves[place].upto.topic for place in places],
         )
         if len(moved) < len(places):
             raise PartitionLostError(

@@ -8,8 +8,9 @@ from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
-from gatelog.reader.subscriptions.checkpoints import UNKNOWN_OFFSET, Checkpoint
+from gatelog.reader.subscriptions.checkpoints import Checkpoint
 from gatelog.reader.subscriptions.history import History
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.schemas.codec import Codec

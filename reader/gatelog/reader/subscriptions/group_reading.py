@@ -4,21 +4,29 @@ Between a membership, which knows offsets, and whoever handles the events: it fi
 has ``catching_up`` tell what is gone, passes over what the index has told already, and commits positions too.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
+from gatelog.core import logs
+from gatelog.core.errors import PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
-from gatelog.reader.subscriptions.marks import Mark, Marks, Trail, begins_before_kafka, is_before_kafka
+from gatelog.reader.subscriptions.kept_marks import KeptMarks
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks, Trail, begins_before_kafka
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place
-from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.refinding import located
 from gatelog.reader.subscriptions.starts import Origin
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
+
+KEEP_S: Final = 2.0
+
+_log = logs.logger("subscription")
 
 
 class Begin(NamedTuple):
@@ -59,6 +67,7 @@ class GroupReading:
         history: History,
         origin: Callable[[], Awaitable[Origin]],
         handling: Handling,
+        kept: KeptMarks,
     ) -> None:
         """Use ``joined`` instead."""
         self._settings = settings
@@ -67,9 +76,12 @@ class GroupReading:
         self._history = history
         self._origin = origin
         self._handling = handling
+        self._kept = kept
+        self._marked: dict[Place, Mark] = {}  # what was committed, or asked to be
         self._topics = Topics(settings, joining.categories)
         self._trails: dict[Place, Trail] = {}
         self._told: dict[Place, int] = {}  # what Kafka has up to here was told by the index, or handled before
+        self._apart: set[Place] = set()  # partitions that lack records: only the index tells which
         self.member: Membership
         self._catching_up: CatchingUp
 
@@ -83,22 +95,44 @@ class GroupReading:
         history: History,
         origin: Callable[[], Awaitable[Origin]],
         handling: Handling,
+        kept: KeptMarks,
     ) -> AsyncIterator[Self]:
         """Join the group; at the end ask ``handling`` to finish, commit, and leave at once.
 
-        ``origin`` says where the subscription began.
+        ``origin`` says where the subscription began, ``kept`` where it was, should Kafka not know.
 
         Raises:
             SettingsError: Kafka is not configured, or refused the credentials.
         """
-        reading = cls(settings, replace(joining, begins_again=True), codec, history, origin, handling)
+        reading = cls(settings, replace(joining, begins_again=True), codec, history, origin, handling, kept)
         handling.bind(reading)
         await origin()  # "now" is before the group is joined: partitions, and topics, may come much later
-        async with Membership.joined(settings, reading._joining, codec, reading):
+        async with reading._keeping(), Membership.joined(settings, reading._joining, codec, reading):
             try:
                 yield reading
             finally:
                 await reading._catching_up.close()
+
+    @asynccontextmanager
+    async def _keeping(self) -> AsyncIterator[None]:
+        """Keep the marks, every few seconds and at the end. Postgres away is no reason to stop."""
+
+        async def keep() -> None:
+            with suppress(PostgresUnavailableError):
+                await self._kept.keep(self._marked)
+
+        async def go_on() -> None:
+            while True:
+                await asyncio.sleep(KEEP_S)
+                await keep()
+
+        task = asyncio.create_task(go_on(), name="subscription marks")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await keep()
 
     async def next(self, timeout: float | None = None) -> list[Batch]:
         """Wait for what comes next: batches, one after the other within a partition. See ``Membership.next``.
@@ -109,17 +143,42 @@ class GroupReading:
             KafkaUnavailableError: Kafka was not found at all.
             Exception: what ``handling`` raised when it was asked.
         """
-        return [self._taken(batch) for batch in await self.member.next(timeout)]
+        found: list[Batch] = []
+        batches = await self.member.next(timeout)
+        for nth, batch in enumerate(batches):
+            if self._lacks_records(batch):
+                self._apart.add(batch.place)
+                for each in batches[nth:]:
+                    self.member.release(len(each.events), each.size_bytes)
+                await self.member.join_again()
+                break
+            found.append(self._taken(batch))
+        return found
+
+    def _lacks_records(self, batch: Batch) -> bool:
+        """Say whether records are missing before a batch, whatever its offsets say: Kafka's log is another one."""
+        trail = self._trails.get(batch.place)
+        if trail is None or trail.reached is None or batch.needs <= trail.reached:
+            return False
+        topic, partition = batch.place
+        _log.warning(
+            "subscription.records_missing",
+            group=self._joining.group,
+            topic=topic,
+            partition=partition,
+            after=trail.reached,
+            upto=batch.needs,
+        )
+        return True
 
     def _taken(self, batch: Batch) -> Batch:
         trail = self._trails.get(batch.place)
-        if trail is not None and batch.epoch is not None:
-            trail.epoch = batch.epoch
-        if trail is None or not batch.events or is_before_kafka(batch.offsets[0]):
-            return batch  # without a trail: it is going away at this moment, and nobody will handle it
+        if trail is None or not batch.reached:
+            return batch  # of the index; or it is going away at this moment, and nobody will handle it
+        trail.epoch = batch.epoch
         if batch.place in self._told:
             batch = self._without_told(batch)
-        trail.took(batch.offsets, [event.position for event in batch.events])
+        trail.took(batch.offsets, [event.position for event in batch.events], batch.next_offset, batch.reached)
         return batch
 
     def _without_told(self, batch: Batch) -> Batch:
@@ -164,7 +223,9 @@ class GroupReading:
         self.member.commit(self._marks(offsets))
 
     def _marks(self, offsets: Offsets) -> Marks:
-        return {place: self._trails[place].mark(offset) for place, offset in offsets.items() if place in self._trails}
+        marks = {p: self._trails[p].mark(offset) for p, offset in offsets.items() if p in self._trails}
+        self._marked |= marks
+        return marks
 
     def _handed_over(self, place: Place, position: int) -> None:
         self._trails[place].told(position)
@@ -181,43 +242,39 @@ class GroupReading:
 
     async def assigned(self, places: Sequence[Place]) -> Marks:
         """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
-        committed = await self.member.committed(places)
-        committed |= await found_again(self._settings, self._topics, committed)
         lows = await self._topics.beginnings(places)
-        marks, gone = await self._begins(places, committed, lows)
-        begins = {
-            place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in committed)
-            for place, mark in marks.items()
-        }
+        known = await self._kept.read(places) | await self.member.committed(places)
+        begun = known | await self._marks_begun([place for place in places if place not in known])
+        marks = await located(self._settings, self._topics, begun)
+        marks |= {p: marks[p]._replace(offset=UNKNOWN_OFFSET) for p in self._apart.intersection(places)}
+        self._apart.difference_update(places)
+        gone: dict[Place, Gone] = {}
+        for place, mark in list(marks.items()):
+            if mark.offset < lows[place]:
+                origin, position = await self._origin(), mark.position
+                if position is None:  # it is not known: from where the group began
+                    position = origin.handled
+                    marks[place] = mark._replace(position=position)
+                since = origin.at if position is None else None
+                is_apart = mark.offset == UNKNOWN_OFFSET
+                gone[place] = Gone(place, position or 0, lows[place], mark.topic, is_apart, since)
         for place, mark in marks.items():
-            self._trails[place] = Trail(mark)
+            self._trails[place] = Trail(begun[place]._replace(position=mark.position), mark)
             if mark.position is not None:
                 self._told[place] = mark.position
-        await self._handling.assigned(begins)
+        await self._handling.assigned(
+            {
+                place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in known)
+                for place, mark in marks.items()
+            }
+        )
         self.member.begin_paused(gone)
         self._catching_up.add(gone.values())
         return {place: Mark(lows[place]) if place in gone else mark for place, mark in marks.items()}
 
-    async def _begins(
-        self, places: Sequence[Place], committed: Marks, lows: Offsets
-    ) -> tuple[Marks, dict[Place, Gone]]:
-        """Return where each partition begins, and of those which are to be told by the index first."""
-        is_gone = {place for place, mark in committed.items() if mark.offset < lows[place]}
-        forgotten = {place for place in is_gone if committed[place].position is None}
-        if forgotten or len(committed) < len(places):
-            origin = await self._origin()
-            new = await origin.marks_of(self._settings, [place for place in places if place not in committed])
-            as_begun = {place: committed[place]._replace(position=origin.handled) for place in forgotten}
-            committed = {**committed, **new, **as_begun}
-            is_gone |= {place for place, mark in new.items() if mark.offset < lows[place]}
-            since = origin.at
-        else:
-            since = None
-        gone = {}
-        for place in is_gone:
-            position = committed[place].position
-            gone[place] = Gone(place, position or 0, lows[place], since if position is None else None)
-        return committed, gone
+    async def _marks_begun(self, places: Sequence[Place]) -> dict[Place, Mark]:
+        """Return where partitions begin of which nothing was handled yet."""
+        return await (await self._origin()).marks_of(self._settings, places) if places else {}
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Have what is in hand finished or given up."""

@@ -59,21 +59,39 @@ class History:
         self._source = PostgresSource(settings, pool)
         self._sql = queries("gatelog.reader", "subscriptions/history.sql", settings.store)
 
-    async def handover(self, lows: Mapping[Place, int]) -> Handover:
-        """Fix where Kafka takes over in some partitions. ``lows``: the first offset that Kafka still has in each.
+    async def handover(self, lows: Mapping[Place, int], topics: Mapping[str, str | None]) -> Handover:
+        """Fix where Kafka takes over in some partitions.
+
+        ``lows``: the first offset that Kafka still has in each. ``topics``: the ids of the topics that Kafka has now.
 
         Raises:
-            HistoryGoneError: records are gone from Kafka that the index lacks too.
+            HistoryGoneError: records are gone from Kafka that the index lacks too; or the index was read from topics
+                that are gone, and nobody has brought it and Kafka together (``gatelog republish``).
             PostgresUnavailableError: no answer.
         """
-        found = await self._handover(lows)
+        found = await self._handover(lows, topics)
         if all(found.offsets[place] >= low for place, low in lows.items()):
             return found
         await self._nothing_is_lost(lows, found)
-        found = await self._handover(lows)
+        found = await self._handover(lows, topics)
         return Handover(found.position, {place: max(offset, lows[place]) for place, offset in found.offsets.items()})
 
-    async def _handover(self, lows: Mapping[Place, int]) -> Handover:
+    async def _handover(self, lows: Mapping[Place, int], topics: Mapping[str, str | None]) -> Handover:
+        """An offset of the index says something of the topic that it was read from; wait for it to be this one."""
+        deadline = time.monotonic() + INDEX_PATIENCE_S
+        while True:
+            found, others = await self._handover_now(lows, topics)
+            if not others:
+                return found
+            if time.monotonic() > deadline:
+                place = min(others)
+                why = "the topic was deleted and made again, and the index was read from the one before"
+                raise HistoryGoneError(*place, None, why)
+            await asyncio.sleep(WAIT_INTERVAL_S)
+
+    async def _handover_now(
+        self, lows: Mapping[Place, int], topics: Mapping[str, str | None]
+    ) -> tuple[Handover, set[Place]]:
         if self._is_apart:
             raise IndexPlaceError(
                 self._store,
@@ -82,8 +100,12 @@ class History:
                 "read what is gone with a Reader and begin a new one behind it (Start.after, start_after).",
             )
         rows = await self._fetch("handover")
-        known = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
-        return Handover(rows[0]["highest"], {place: known.get(place, 0) for place in lows})
+        known = {(row["topic"], row["partition"]): row for row in rows}
+        others = {
+            place for place in lows if place in known and topics.get(place[0]) not in {None, known[place]["topic_id"]}
+        }
+        offsets = {place: known[place]["next_offset"] if place in known else 0 for place in lows}
+        return Handover(rows[0]["highest"], offsets), others
 
     async def _nothing_is_lost(self, lows: Mapping[Place, int], found: Handover) -> None:
         """Wait until the index holds everything that was published.

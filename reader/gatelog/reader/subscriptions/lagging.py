@@ -80,7 +80,7 @@ def _seen(probe: Probe, heads: Mapping[Place, int], bounds: Bounds, marks: Marks
     offsets = {place: max(mark.offset, bounds[place][0]) for place, mark in marks.items()}
     behind = {place: offset for place, offset in offsets.items() if offset < bounds[place][1]}
     due, gone = {}, {p: m.position for p, m in marks.items() if m.offset < bounds[p][0] and m.position is not None}
-    for place, (_, record) in probe.first(behind).items():
+    for place, (_, record, _) in probe.first(behind).items():
         position = marks[place].position
         if position is not None and record.position <= position:
             gone[place] = position  # it is handled: the index told it, and tells what comes next

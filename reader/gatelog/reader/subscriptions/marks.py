@@ -8,6 +8,7 @@ An event from the index has no offset. It stands before all offsets, in the orde
 that ``before_kafka`` makes of its position. Whoever keeps order by offsets need not know.
 """
 
+import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,18 +20,21 @@ from gatelog.core import histories
 from gatelog.reader.subscriptions.merge import Place
 
 _BASE: Final = -(2**62)
-_METADATA: Final = "gatelog position="
+_METADATA: Final = re.compile(r"gatelog position=(\d+)(?: topic=(\S+))?", re.ASCII)
+UNKNOWN_OFFSET: Final = -1  # where to go on in Kafka is not known: the index is read first
 
 
 class Mark(NamedTuple):
     """The next offset to read, and the position up to which all of the partition is handled (None: not known).
 
     ``epoch``: that of the newest record that was read with what stands before the offset, of one history.
+    ``topic``: the id of the topic that the offset is of. None: not known.
     """
 
     offset: int
     position: int | None = None
     epoch: int | None = None
+    topic: str | None = None
 
 
 Marks: TypeAlias = Mapping[Place, Mark]
@@ -53,10 +57,13 @@ def is_before_kafka(offset: int) -> bool:
 
 def kafka_marks(marks: Marks) -> list[TopicPartition]:
     """Return marks as the client commits them."""
-    return [
-        histories.resume(place, offset, epoch, "" if position is None else f"{_METADATA}{position}")
-        for place, (offset, position, epoch) in marks.items()
-    ]
+    return [histories.resume(place, mark.offset, mark.epoch, _metadata(mark)) for place, mark in marks.items()]
+
+
+def _metadata(mark: Mark) -> str:
+    if mark.position is None:
+        return ""
+    return f"gatelog position={mark.position}" + (f" topic={mark.topic}" if mark.topic else "")
 
 
 def kafka_starts(marks: Marks) -> list[TopicPartition]:
@@ -66,38 +73,41 @@ def kafka_starts(marks: Marks) -> list[TopicPartition]:
 
 def marks_of(committed: Iterable[TopicPartition]) -> dict[Place, Mark]:
     """Return what was committed, without partitions that have no offset. What others commit has no position."""
-    return {
-        (each.topic, each.partition): Mark(each.offset, _position(each), each.leader_epoch)
-        for each in committed
-        if each.offset >= 0
-    }
+    return {(each.topic, each.partition): _mark(each) for each in committed if each.offset >= 0}
 
 
-def _position(committed: TopicPartition) -> int | None:
-    name, _, digits = (committed.metadata or "").partition("=")
-    return int(digits) if f"{name}=" == _METADATA and digits.isascii() and digits.isdigit() else None
+def _mark(committed: TopicPartition) -> Mark:
+    found = _METADATA.fullmatch(committed.metadata or "")
+    position, topic = (int(found[1]), found[2]) if found else (None, None)
+    return Mark(committed.offset, position, committed.leader_epoch, topic)
 
 
 class Trail:
     """Says which position belongs to an offset of one partition, while it is ours."""
 
-    __slots__ = ("_begin", "_chunks", "_position", "epoch")
+    __slots__ = ("_begin", "_chunks", "_position", "_topic", "epoch", "reached")
 
-    def __init__(self, begin: Mark) -> None:
-        """Begin where the group stands."""
+    def __init__(self, begin: Mark, now: Mark | None = None) -> None:
+        """Begin where the group stands. ``now``: where that is in Kafka now, if it is not the same."""
         self._begin = begin
-        self.epoch = begin.epoch  # of the newest record that was read: all before it is of one history with it
+        _, _, self.epoch, self._topic = (
+            now or begin
+        )  # of the newest record that was read, which those before are with
+        self.reached = begin.position  # what was read, or was handled before; None: not known
         self._position = begin.position  # of what is before all chunks
         self._chunks: deque[tuple[Sequence[int], Sequence[int]]] = deque()  # offsets, positions
 
-    def took(self, offsets: Sequence[int], positions: Sequence[int]) -> None:
-        """Take note of events from Kafka, in order."""
-        if offsets:
-            self._chunks.append((offsets, positions))
+    def took(self, offsets: Sequence[int], positions: Sequence[int], next_offset: int, reached: int) -> None:
+        """Take note of events from Kafka, in order; of other records before ``next_offset``, none is of interest."""
+        self.reached = reached = max(reached, self.reached or 0)
+        if not offsets or offsets[-1] < next_offset - 1:
+            offsets, positions = [*offsets, next_offset - 1], [*positions, reached]
+        self._chunks.append((offsets, positions))
 
     def told(self, position: int) -> None:
         """The index has told everything up to a position; what Kafka has comes after it."""
         self._position = max(self._position or 0, position)
+        self.reached = max(self.reached or 0, position)
 
     def mark(self, offset: int) -> Mark:
         """Return what to commit when everything before ``offset`` is handled. Offsets rise from call to call."""
@@ -108,9 +118,12 @@ class Trail:
         while chunks and chunks[0][0][-1] < offset:
             self._position = max(self._position or 0, chunks.popleft()[1][-1])
         if not chunks:
-            return Mark(offset, self._position, self.epoch)
+            return self._mark(offset, self._position)
         offsets, positions = chunks[0]
         nth = bisect_left(offsets, offset)
         if nth > 0:
-            return Mark(offset, positions[nth - 1], self.epoch)
-        return Mark(offset, positions[0] - 1 if self._position is None else self._position, self.epoch)
+            return self._mark(offset, positions[nth - 1])
+        return self._mark(offset, positions[0] - 1 if self._position is None else self._position)
+
+    def _mark(self, offset: int, position: int | None) -> Mark:
+        return Mark(offset, position, self.epoch, self._topic)

@@ -124,7 +124,7 @@ class Membership:
             await self._join_again("classic")
         elif isinstance(failure, HistoryGoneError) and self._joining.begins_again and self._is_new(failure):
             _log.info("subscription.gone", group=self._joining.group, reason=str(failure))
-            await self._join_again(self._poller.protocol)
+            await self.join_again()
         else:
             raise failure or RuntimeError("a membership is not used after its end")
 
@@ -133,6 +133,10 @@ class Membership:
         place = failure.topic, failure.partition, failure.offset
         is_new, self._gone = place != self._gone, place
         return is_new
+
+    async def join_again(self) -> None:
+        """Leave, and join anew: the owner is asked again where partitions begin."""
+        await self._join_again(self._poller.protocol)
 
     async def _join_again(self, protocol: str) -> None:
         earlier = self._poller

@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -23,15 +23,18 @@ from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableR
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
 from gatelog.reader.subscriptions.history import History
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET
 from gatelog.reader.subscriptions.merge import Merge, Place
-from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.refinding import located
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import (
     SCHEMA_ID,
     ForeignRecordError,
+    Headers,
     Record,
     RecordedEvent,
+    chained,
     parse_record,
     source_of,
 )
@@ -65,7 +68,8 @@ _Held: TypeAlias = tuple[int, Place, int, tuple[Any, ...]]
 class _Partition:
     """One partition as the consumer sees it."""
 
-    reached: int  # everything before this offset has come
+    reached: int  # everything before this offset has come…
+    position: int  # …and everything up to this position
     end: int | None = None  # when the consumer is there …
     quiet_upto: int = 0  # … nothing up to this position comes any more
     is_paused: bool = False
@@ -95,6 +99,7 @@ class TotalOrder:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._source = source_of(settings.store)
+        self._own_header = self._source.encode()
         self._codec = codec
         self._history = history
         self._categories = categories
@@ -108,6 +113,7 @@ class TotalOrder:
         self._held_bytes = 0
         self._unreadable = self._late = 0
         self._silence: _Silence | None = None
+        self._lacking: dict[Place, int] = {}  # partitions that lack records before the next one, and up to where
         self._asked: set[Place] = set()  # whose end is known, and not reached yet
         self._looked_at = self._moved_at = time.monotonic()
         own = kafka.client_properties(
@@ -163,6 +169,11 @@ class TotalOrder:
             self._throttle()
             for first in range(0, len(due), BATCH_EVENTS_MAX):
                 yield self._batch(due[first : first + BATCH_EVENTS_MAX])
+            for place, upto in self._lacking.items():  # the index tells what to do next
+                at = replace(self._checkpoints[place], next_offset=UNKNOWN_OFFSET, epoch=None)
+                yield Batch([], {place: Move(at, 0)})
+                why = f"positions after {self._partitions[place].position:,} and up to {upto:,} are missing before it"
+                raise HistoryGoneError(*place, self._partitions[place].reached, why)
             if not due:
                 yield Batch([], {})
 
@@ -177,8 +188,8 @@ class TotalOrder:
         new = [place for place in places if place not in self._checkpoints]
         if new:
             met = dict(await self._meet(new))
-            again = await found_again(self._settings, self._topics, {place: at.mark for place, at in met.items()})
-            self._checkpoints |= met | {place: checkpoint_of(mark) for place, mark in again.items()}
+            marks = await located(self._settings, self._topics, {place: at.mark for place, at in met.items()})
+            self._checkpoints |= {place: checkpoint_of(mark) for place, mark in marks.items()}
         if self._has_caught_up:  # else where to begin is not known yet
             self._watch(new)
         missing = (self._topics.wanted or set()) - topics.keys()
@@ -192,7 +203,7 @@ class TotalOrder:
         for place in places:
             at = self._checkpoints[place]
             self._merge.watch(place, at.position)
-            self._partitions[place] = _Partition(max(at.next_offset, 0), epoch=at.epoch)
+            self._partitions[place] = _Partition(max(at.next_offset, 0), at.position, epoch=at.epoch)
         if places:
             begins = [(place, self._checkpoints[place]) for place in places]
             self._consumer.incremental_assign(
@@ -204,7 +215,8 @@ class TotalOrder:
         lows = await self._topics.beginnings(self._checkpoints.keys())
         upto = max((at.position for at in self._checkpoints.values()), default=0)
         if any(at.next_offset < lows[place] for place, at in self._checkpoints.items()):
-            handover = await self._history.handover(lows)
+            topics = {place[0]: at.topic for place, at in self._checkpoints.items()}
+            handover = await self._history.handover(lows, topics)
             _log.info("ordered.history", since=upto, upto=handover.position)
             await self._history.complete(handover.position, stop)
             while upto < handover.position and not stop.is_set():
@@ -225,7 +237,7 @@ class TotalOrder:
         for place, at in self._checkpoints.items():
             offset = max(at.next_offset, offsets.get(place, at.next_offset))
             epoch = at.epoch if offset == at.next_offset else None
-            after = Checkpoint(max(upto, at.position), offset, epoch)
+            after = Checkpoint(max(upto, at.position), offset, epoch, at.topic)
             moves[place] = Move(after, 0 if moves else len(events))
             self._checkpoints[place] = after
         return Batch(events, moves)
@@ -240,7 +252,7 @@ class TotalOrder:
 
     async def _take(self, messages: list[Message]) -> None:
         taken: list[_Held] = []
-        place, state = ("", -1), _Partition(0)
+        place, state = ("", -1), _Partition(0, 0)
         messages.reverse()
         while messages:
             message = messages.pop()  # and let it go
@@ -257,8 +269,17 @@ class TotalOrder:
             if error is not None:
                 state.reached = max(state.reached, offset)
                 continue
+            if place in self._lacking:
+                continue
+            headers = dict(message.headers() or ())
+            if headers.get("ce_source") == self._own_header:
+                position, previous = chained(headers)
+                if previous > state.position:
+                    self._lacking[place] = previous
+                    continue
+                state.position = max(state.position, position)
             state.reached, state.epoch = offset + 1, histories.epoch_of(message)
-            if (record := self._parsed(message)) is not None:
+            if (record := self._parsed(message, headers)) is not None:
                 taken.append((record.position, place, offset, tuple(record)))
         await self._codec.warm({held[3][SCHEMA_ID] for held in taken})
         add = self._merge.add
@@ -272,9 +293,9 @@ class TotalOrder:
             raise HistoryGoneError(message.topic() or "", message.partition() or 0, message.offset(), error.str())
         kafka.is_record(message, self._properties)
 
-    def _parsed(self, message: Message) -> Record | None:
+    def _parsed(self, message: Message, headers: Headers) -> Record | None:
         try:
-            return parse_record(self._source, message.headers(), message.value())
+            return parse_record(self._source, headers, message.value())
         except UndecodableRecordError as error:
             self._unreadable += not isinstance(error, ForeignRecordError)
             _log.warning(
@@ -292,10 +313,11 @@ class TotalOrder:
         counts = Counter(map(_place_of, due))
         last = {held[1]: held for held in due}
         self._held_bytes -= _size(due)
-        moves = {
-            place: Move(Checkpoint(position, offset + 1, self._partitions[place].epoch), counts[place])
-            for place, (position, _, offset, _) in last.items()
-        }
+        moves = {}
+        for place, (position, _, offset, _) in last.items():
+            epoch, topic = self._partitions[place].epoch, self._checkpoints[place].topic
+            self._checkpoints[place] = Checkpoint(position, offset + 1, epoch, topic)
+            moves[place] = Move(self._checkpoints[place], counts[place])
         return Batch(events, moves)
 
     # --- who is waited for --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import WIRE_HEADER, Codec
-from gatelog.schemas.envelope import BIGINT_BEYOND, INTEGER_BEYOND, ForeignRecordError, event_type_of
+from gatelog.schemas.envelope import BIGINT_BEYOND, INTEGER_BEYOND, ForeignRecordError, chained, event_type_of
 from gatelog.schemas.upcasting import stored_types_of
 
 _STREAMS_KNOWN_MAX: Final = 50_000
@@ -30,6 +30,8 @@ class _Open:
     next_offset: int = 0
     size_bytes: int = 0
     last: Message | None = None
+    reached: int = 0  # the highest position so far
+    needs: int = 0  # the position that is to be read before
 
 
 def size_of(message: Message) -> int:
@@ -66,6 +68,11 @@ class Parser:
                 batch = found.setdefault(place, _Open())
             batch.next_offset, batch.last = offset + 1, message
             headers = dict(message.headers() or ())
+            if headers.get("ce_source") in self._sources:
+                position, previous = chained(headers)
+                if previous > batch.reached:
+                    batch.needs = previous
+                batch.reached = max(batch.reached, position)
             if types is not None and not _is_wanted(headers.get("ce_type"), types):
                 continue
             try:
@@ -85,6 +92,8 @@ class Parser:
                 each.next_offset,
                 each.size_bytes,
                 histories.epoch_of(each.last),
+                each.reached,
+                each.needs,
             )
             for place, each in found.items()
             if place in assigned

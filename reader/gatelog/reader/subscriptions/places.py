@@ -24,6 +24,8 @@ class Batch:
     ``next_offset`` is that after the last record taken, those that were filtered or passed over included.
     ``size_bytes`` is what the events hold in memory, roughly. ``assignment`` tells one time that the partition was
     ours from another. ``epoch`` is that of the leader that wrote the last record; None: it came from elsewhere.
+    ``reached`` is the highest position of the records taken. Who has not read up to position ``needs`` before has
+    missed records, wherever they went.
     """
 
     place: Place
@@ -33,6 +35,8 @@ class Batch:
     next_offset: int
     size_bytes: int
     epoch: int | None = None
+    reached: int = 0
+    needs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

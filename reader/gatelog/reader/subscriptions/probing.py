@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from confluent_kafka import (
     Consumer,
@@ -22,13 +22,19 @@ from gatelog.core.errors import KafkaUnavailableError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
-from gatelog.schemas.envelope import Record, parse_record, source_of
+from gatelog.schemas.envelope import Record, chained, parse_record, source_of
 
 UNSTABLE_S: Final = 0.1  # between two questions about offsets that a transaction is about to commit
 
 _FETCH_BYTES: Final = 64 * 1024
 
-Found = tuple[int, Record]  # offset, record
+
+class Found(NamedTuple):
+    """A record, and the position of the one before it; 0: not known, or none."""
+
+    offset: int
+    record: Record
+    previous: int
 
 
 class Probe:
@@ -126,7 +132,10 @@ class Probe:
             return
         if error is None:
             with suppress(UndecodableRecordError):  # not ours: look at the next one
-                found[place] = (offset, parse_record(self._source, message.headers(), message.value()))
+                headers = dict(message.headers() or ())
+                found[place] = Found(
+                    offset, parse_record(self._source, headers, message.value()), chained(headers)[1]
+                )
         if error is not None or place in found:
             missing.discard(place)
 
@@ -142,7 +151,7 @@ class Probe:
         step = 64
         while low:  # step back until there is a record, then go forward to the last one
             seen = self.first(low)
-            for place, (offset, record) in seen.items():
+            for place, (offset, record, _) in seen.items():
                 low[place] = offset + 1
                 found[place] = record
             low = {
@@ -172,8 +181,8 @@ class Probe:
             middle = {place: (low[place] + high[place]) // 2 for place in open_places}
             seen = self.first(middle)
             for place in open_places:
-                if place in seen and seen[place][1].position <= position:
-                    low[place] = seen[place][0] + 1
+                if place in seen and seen[place].record.position <= position:
+                    low[place] = seen[place].offset + 1
                 else:
                     high[place] = middle[place]
         return low
@@ -182,7 +191,7 @@ class Probe:
         """Return partitions that have lost records, and now begin with a later one than was asked for, or none."""
         cut = {place: begin for place, begin in begins.items() if begin > 0}
         first = self.first(cut)
-        return {place for place in cut if place not in first or is_later(first[place][1])}
+        return {place for place in cut if place not in first or is_later(first[place].record)}
 
     def at_time(self, places: Iterable[Place], at: datetime) -> dict[Place, int]:
         """Return, for each partition, the offset of the first record of this time or later.

@@ -18,7 +18,8 @@ from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import Function
 from gatelog.reader.subscriptions.builds import Build, Builds, SetUp, check_schema
-from gatelog.reader.subscriptions.checkpoints import UNKNOWN_OFFSET, Checkpoint, PartitionLostError
+from gatelog.reader.subscriptions.checkpoints import Checkpoint, PartitionLostError
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET
 from gatelog.reader.subscriptions.projection_standing import ProjectionStanding, projection_standings
 from gatelog.reader.subscriptions.sessions import OrderedSession, PartitionSession, Plan, opened
 from gatelog.reader.subscriptions.watching import Append, Progress, Watch
@@ -175,14 +176,13 @@ class Projection:
         builds: Builds,
         next_build: Callable[[], Awaitable[Build | None]],
     ) -> None:
-        gone = 0
+        gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
         while not stop.is_set():
             try:
                 build = await next_build()
                 if build is None:
                     return
                 await self._work(stop, settings, builds, build)
-                gone = 0
             except PartitionLostError as error:
                 _log.info("projection.again", projection=self.name, reason=str(error))
                 await wait_any(RETRY_INTERVAL_S / 10, stop)
@@ -191,7 +191,8 @@ class Projection:
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
                 _log.info("projection.again", projection=self.name, reason=str(error))
-                if (gone := gone + 1) > 1:
+                before, gone = gone, (error.topic, error.partition, error.offset)
+                if gone == before:
                     raise  # the index was asked, and does not have it either
 
     async def _work(self, stop: asyncio.Event, settings: Settings, builds: Builds, build: Build) -> None:

@@ -88,7 +88,8 @@ WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.topic = w.topic AND p
 RETURNING p.topic, p.partition, p.generation
 
 -- name: offsets
-SELECT DISTINCT ON (o.topic, o.partition) o.topic, o.partition, o.position, o.next_offset, o.leader_epoch
+SELECT DISTINCT ON (o.topic, o.partition) o.topic, o.partition, o.position, o.next_offset, o.leader_epoch,
+    o.topic_id
 FROM @store.projection_offsets o
 JOIN unnest($3::text[], $4::int[]) AS a (topic, partition) ON o.topic = a.topic COLLATE "C" AND o.partition = a.partition
 WHERE o.projection = $1 COLLATE "C" AND o.build = $2
@@ -111,11 +112,12 @@ WHERE a.pid <> pg_backend_pid() AND (a.pid, a.backend_start) IN (
 WITH build AS MATERIALIZED (
     SELECT FROM @store.projection_builds WHERE projection = $1 COLLATE "C" AND build = $2 AND state = $11 FOR SHARE
 ), own AS MATERIALIZED (
-    SELECT b.topic, b.partition, b.position, b.next_offset, b.upto_position, b.upto_offset, b.upto_epoch, b.events
+    SELECT b.topic, b.partition, b.position, b.next_offset, b.upto_position, b.upto_offset, b.upto_epoch, b.upto_id,
+        b.events
     FROM @store.projection_partitions p
     JOIN unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
-            $12::int[], $10::bigint[])
-        AS b (topic, partition, generation, position, next_offset, upto_position, upto_offset, upto_epoch, events)
+            $12::int[], $13::text[], $10::bigint[])
+        AS b (topic, partition, generation, position, next_offset, upto_position, upto_offset, upto_epoch, upto_id, events)
         ON p.topic = b.topic COLLATE "C" AND p.partition = b.partition
     WHERE p.projection = $1 COLLATE "C" AND p.build = $2 AND p.generation = b.generation AND EXISTS (SELECT FROM build)
     ORDER BY p.topic, p.partition FOR NO KEY UPDATE OF p
@@ -123,10 +125,12 @@ WITH build AS MATERIALIZED (
     DELETE FROM @store.projection_offsets o USING own
     WHERE o.projection = $1 COLLATE "C" AND o.build = $2 AND o.topic = own.topic COLLATE "C"
         AND o.partition = own.partition AND o.position = own.position AND o.next_offset = own.next_offset
-    RETURNING o.topic, o.partition, own.upto_position, own.upto_offset, own.upto_epoch, o.events + own.events AS events
+    RETURNING o.topic, o.partition, own.upto_position, own.upto_offset, own.upto_epoch, own.upto_id,
+        o.events + own.events AS events
 )
-INSERT INTO @store.projection_offsets (projection, build, topic, partition, position, next_offset, leader_epoch, events)
-SELECT $1, $2, topic, partition, upto_position, upto_offset, upto_epoch, events FROM left_behind
+INSERT INTO @store.projection_offsets (projection, build, topic, partition, position, next_offset, leader_epoch, topic_id,
+    events)
+SELECT $1, $2, topic, partition, upto_position, upto_offset, upto_epoch, upto_id, events FROM left_behind
 RETURNING topic
 
 -- name: freeze

@@ -7,7 +7,7 @@ of them in one total order; other members stand by until it has been silent for 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import uuid4
 
@@ -15,7 +15,7 @@ import asyncpg
 
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import category_of, topic_of
-from gatelog.core.errors import PostgresUnavailableError
+from gatelog.core.errors import HistoryGoneError, PostgresUnavailableError
 from gatelog.core.leases import Standstill
 from gatelog.core.partitioning import partition_of
 from gatelog.core.services import wait_any
@@ -36,13 +36,13 @@ from gatelog.reader.subscriptions.checkpoints import (
     holder_of,
 )
 from gatelog.reader.subscriptions.history import Handover, History
-from gatelog.reader.subscriptions.marks import Mark, Marks
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.reader.subscriptions.places import Batch as Arrived
 from gatelog.reader.subscriptions.places import Joining
-from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.refinding import located
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -152,7 +152,10 @@ class PartitionSession(_Session):
                     await self._tell_history(stop)
                 if arrived and not stop.is_set():
                     async with self._busy:
-                        await self._applier.apply(self._batch(arrived))
+                        due, lacks = self._batch(arrived)
+                        await self._applier.apply(due)
+                    if lacks is not None:
+                        raise lacks
                 for batch, _ in arrived:
                     member.release(len(batch.events), batch.size_bytes)
 
@@ -167,7 +170,8 @@ class PartitionSession(_Session):
                 found.append((batch, self._turns.get(batch.place, 0)))
         return found
 
-    def _batch(self, arrived: Sequence[tuple[Arrived, int]]) -> Batch:
+    def _batch(self, arrived: Sequence[tuple[Arrived, int]]) -> tuple[Batch, HistoryGoneError | None]:
+        """Put together what has arrived; up to where records are missing: there, the index tells what to do next."""
         events: list[RecordedEvent] = []
         moves: dict[Place, Move] = {}
         for batch, turn in arrived:
@@ -175,13 +179,19 @@ class PartitionSession(_Session):
             if place not in self._checkpoints or self._turns.get(place, 0) != turn:
                 continue  # it went, perhaps to another member, while this was on its way
             at, count = (moves[place].upto, moves[place].events) if place in moves else (self._checkpoints[place], 0)
+            if batch.needs > at.position:
+                moves[place] = Move(replace(at, next_offset=UNKNOWN_OFFSET, epoch=None), count)
+                why = f"positions after {at.position:,} and up to {batch.needs:,} are missing before it"
+                return Batch(events, moves), HistoryGoneError(
+                    *place, batch.offsets[0] if batch.offsets else None, why
+                )
             new = batch.events
             if new and (new[0].position or 0) <= at.position:  # the index told it
                 new = [event for event in new if event.position is not None and event.position > at.position]
-            position = (new[-1].position if new else None) or at.position
-            moves[place] = Move(Checkpoint(position, batch.next_offset, batch.epoch), count + len(new))
+            upto = Checkpoint(max(at.position, batch.reached), batch.next_offset, batch.epoch, at.topic)
+            moves[place] = Move(upto, count + len(new))
             events += new
-        return Batch(events, moves)
+        return Batch(events, moves), None
 
     # --- history ----------------------------------------------------------------------------------
 
@@ -215,7 +225,8 @@ class PartitionSession(_Session):
             told = reached >= handover.position
             position = max(at.position, min(reached, handover.position))
             offset = max(at.next_offset, handover.offsets[place]) if told else at.next_offset
-            moves[place] = Move(Checkpoint(position, offset, None if told else at.epoch), counts[place])
+            upto = Checkpoint(position, offset, None if told else at.epoch, at.topic)
+            moves[place] = Move(upto, counts[place])
         return Batch(events, moves)
 
     # --- partitions come and go (see ``Owner``) -----------------------------------------------------
@@ -229,11 +240,12 @@ class PartitionSession(_Session):
         async with self._busy:
             await self._claim(places)
             marks = {place: self._checkpoints[place].mark for place in places}
-            if again := await found_again(self._settings, self._topics, marks):
-                await self._applier.apply(Batch([], {place: Move(checkpoint_of(m), 0) for place, m in again.items()}))
-            gone = {place: lows[place] for place in places if self._checkpoints[place].next_offset < lows[place]}
+            now = await located(self._settings, self._topics, marks)
+            if moved := {place: Move(checkpoint_of(mark), 0) for place, mark in now.items() if mark != marks[place]}:
+                await self._applier.apply(Batch([], moved))
+            gone = {place: lows[place] for place, mark in now.items() if mark.offset < lows[place]}
             if gone:
-                handover = await self._history.handover(gone)
+                handover = await self._history.handover(gone, {place[0]: now[place].topic for place in gone})
                 self._handovers |= dict.fromkeys(gone, handover)
                 _log.info(
                     "projection.history", projection=self._plan.name, partitions=len(gone), upto=handover.position

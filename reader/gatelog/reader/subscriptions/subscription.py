@@ -16,6 +16,7 @@ from gatelog.reader.subscriptions.failures import Failures
 from gatelog.reader.subscriptions.group_reading import GroupReading, Handling
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.iterating import Iteration
+from gatelog.reader.subscriptions.kept_marks import KeptMarks
 from gatelog.reader.subscriptions.parked import parked_topic_of
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining
@@ -295,7 +296,8 @@ class Subscription:
         async def origin() -> Origin:
             return await starts.origin(self.name, self._start, self._categories, group)
 
-        return GroupReading.joined(settings, joining, codec, history, origin, handling)
+        kept = KeptMarks(settings, pool, joining.group)
+        return GroupReading.joined(settings, joining, codec, history, origin, handling, kept)
 
     @asynccontextmanager
     async def _opened(self, settings: Settings) -> AsyncIterator[tuple[postgres.Pool, Codec]]:

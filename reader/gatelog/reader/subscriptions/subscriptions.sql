@@ -43,3 +43,16 @@ DELETE FROM @store.subscription_members WHERE subscription = $1 AND member = $2
 SELECT subscription, member, host, pid, started_at, polled_s_ago, progressed_s_ago, facts,
     extract(epoch FROM clock_timestamp() - beat_at)::float8 AS beat_s_ago
 FROM @store.subscription_members ORDER BY started_at
+
+-- name: marks
+-- Where a group has handled these partitions, as far as it was kept.
+SELECT m.topic, m.partition, m.next_offset, m.position, m.leader_epoch, m.topic_id FROM @store.group_marks m
+JOIN unnest($2::text[], $3::int[]) AS a (topic, partition) ON m.topic = a.topic COLLATE "C" AND m.partition = a.partition
+WHERE m.consumer_group = $1 COLLATE "C"
+
+-- name: keep_marks
+INSERT INTO @store.group_marks (consumer_group, topic, partition, next_offset, position, leader_epoch, topic_id)
+SELECT $1, a.* FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::text[])
+    AS a (topic, partition, next_offset, position, leader_epoch, topic_id)
+ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next_offset = excluded.next_offset,
+    position = excluded.position, leader_epoch = excluded.leader_epoch, topic_id = excluded.topic_id

@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import uuid4
@@ -11,15 +13,21 @@ from confluent_kafka import KafkaException, Producer
 
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.consumer_errors import ProjectionFailedError
-from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.errors import (
+    HistoryGoneError,
+    InvalidInputError,
+    KafkaUnavailableError,
+    PostgresUnavailableError,
+)
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import is_cancelled
-from gatelog.reader.subscriptions.marks import Mark, Marks, kafka_marks
+from gatelog.reader.subscriptions.kept_marks import KeptMarks
+from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks, kafka_marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Place
-from gatelog.reader.subscriptions.refinding import found_again
+from gatelog.reader.subscriptions.refinding import located
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -32,6 +40,7 @@ POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 0.5
 TRANSACTION_TIMEOUT_MS: Final = 10_000  # after which what a dead member left open is aborted
 CALL_TIMEOUT_S: Final = 30.0
+KEEP_S: Final = 2.0
 
 _log = logs.logger("transform")
 
@@ -104,26 +113,36 @@ class Transform:
             raise InvalidInputError(f"Transform {self.name!r} has no function: register one with `.each`.")
         joining = Joining(self.group_of(settings.store), self.categories, self.types, BATCH_EVENTS_MAX * 2)
         name = f"gatelog transform {self.name}"
+        gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
         while not stop.is_set():
             try:
                 async with postgres.pool(settings.dsn, settings.store, name, 1) as pool:
                     codec = Codec(registry_of(settings, pool), register=False)
-                    await _Session(settings, self.name, self._function, codec).run(joining, stop)
+                    kept = KeptMarks(settings, pool, joining.group)
+                    await _Session(settings, self.name, self._function, codec, kept).run(joining, stop)
             except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
                 # The transaction was aborted, or its outcome is not known: the committed offsets tell.
                 _log.warning("transform.interrupted", transform=self.name, error=str(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
+            except HistoryGoneError as error:
+                before, gone = gone, (error.topic, error.partition, error.offset)
+                if gone == before:
+                    raise  # it was looked for, and is not anywhere else
+                _log.info("transform.again", transform=self.name, reason=str(error))
 
 
 class _Session:
     """One membership and one producer. After any error of Kafka both are made anew."""
 
-    def __init__(self, settings: Settings, name: str, function: Function, codec: Codec) -> None:
+    def __init__(self, settings: Settings, name: str, function: Function, codec: Codec, kept: KeptMarks) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._name = name
         self._function = function
         self._codec = codec
+        self._kept = kept
+        self._kept_at = time.monotonic()
+        self._marks: dict[Place, Mark] = {}  # of what was committed
         self._busy = asyncio.Lock()
         self._types: Collection[str] | None = None
         self._turns: dict[Place, int] = {}  # tells what came before a partition went and came back
@@ -148,6 +167,8 @@ class _Session:
                         ours = [batch for batch, turn in arrived if self._turns.get(batch.place) == turn]
                         if ours:
                             await self._transact(member, ours)
+                        if time.monotonic() - self._kept_at > KEEP_S:
+                            await self._keep()
                     for batch, _ in arrived:
                         member.release(len(batch.events), batch.size_bytes)
 
@@ -169,7 +190,14 @@ class _Session:
                     for record in await self._made(event):
                         await self._produce(record)
             # A later batch of a place is further on.
-            marks = {batch.place: Mark(batch.next_offset, epoch=batch.epoch) for batch in batches}
+            marks: dict[Place, Mark] = {}
+            for batch in batches:
+                at = marks.get(batch.place) or self._marks[batch.place]
+                if at.position is not None and batch.needs > at.position:
+                    why = f"positions after {at.position:,} and up to {batch.needs:,} are missing before it"
+                    raise HistoryGoneError(*batch.place, at.offset, why)
+                position = None if at.position is None else max(at.position, batch.reached)
+                marks[batch.place] = Mark(batch.next_offset, position, batch.epoch, at.topic)
             metadata = await member.group_metadata()
             await asyncio.to_thread(
                 producer.send_offsets_to_transaction, kafka_marks(marks), metadata, CALL_TIMEOUT_S
@@ -182,6 +210,7 @@ class _Session:
         except BaseException:
             await asyncio.to_thread(producer.abort_transaction, CALL_TIMEOUT_S)
             raise
+        self._marks |= marks
 
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
@@ -217,16 +246,29 @@ class _Session:
 
     async def assigned(self, places: Sequence[Place]) -> Marks:
         """Go on where the last transaction that is through has left off; one that is open is waited for."""
-        committed = await self._member.committed(places)
-        committed |= await found_again(self._settings, self._topics, committed)
+        known = await self._kept.read(places) | await self._member.committed(places)
+        begun = {place: known.get(place, Mark(0, 0)) for place in places}
+        marks = await located(self._settings, self._topics, begun)
+        for place, mark in marks.items():
+            if mark.offset == UNKNOWN_OFFSET:
+                raise HistoryGoneError(
+                    *place, begun[place].offset, "and what comes after it cannot be told from Kafka"
+                )
+        self._marks |= marks
         self._turn(places)
-        return {place: committed.get(place, Mark(0)) for place in places}
+        return marks
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the transaction in hand. It has committed the offsets."""
         async with self._busy:
             self._turn(places)
+            await self._keep()
         return {}
+
+    async def _keep(self) -> None:
+        with suppress(PostgresUnavailableError):  # next time
+            await self._kept.keep(self._marks)
+            self._kept_at = time.monotonic()
 
     async def lost(self, places: Sequence[Place]) -> None:
         self._turn(places)

@@ -22,3 +22,16 @@ CREATE TABLE @store.subscription_members (
     facts jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (subscription, member)
 );
+
+-- Where a group of a subscription or transform has handled each partition: what it commits to Kafka, once more, every few
+-- seconds. Kafka forgets it when a topic is deleted, and when a group is idle for some days.
+CREATE TABLE @store.group_marks (
+    consumer_group text COLLATE "C" NOT NULL,
+    topic text COLLATE "C" NOT NULL,
+    partition integer NOT NULL,
+    next_offset bigint NOT NULL,
+    position bigint,        -- all of the partition is handled up to here; null: not known
+    leader_epoch integer,   -- of the newest record that was read then
+    topic_id text,          -- of the topic that the offset is of: one that is made again has another
+    PRIMARY KEY (consumer_group, topic, partition)
+);
