@@ -8,7 +8,7 @@ import asyncpg
 
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
-from gatelog.reader import Subscription
+from gatelog.reader import Projection, Subscription
 from support.models import Noted
 from support.waiting import until
 
@@ -30,7 +30,9 @@ async def published(connection: "asyncpg.Connection[asyncpg.Record]", settings: 
 
 
 @asynccontextmanager
-async def consuming(subscription: Subscription, settings: Settings, **options: int) -> AsyncIterator[None]:
+async def consuming(
+    subscription: Subscription | Projection, settings: Settings, **options: int
+) -> AsyncIterator[None]:
     """Run a subscription until the block ends; it must end well."""
     stop = asyncio.Event()
     task = asyncio.create_task(subscription.run(stop, settings, **options))

@@ -81,7 +81,7 @@ class GroupReading:
         self._topics = Topics(settings, joining.categories)
         self._trails: dict[Place, Trail] = {}
         self._told: dict[Place, int] = {}  # what Kafka has up to here was told by the index, or handled before
-        self._apart: set[Place] = set()  # partitions that lack records: only the index tells which
+        self._doubted: set[Place] = set()  # partitions where records were missing before the next one
         self.member: Membership
         self._catching_up: CatchingUp
 
@@ -147,7 +147,7 @@ class GroupReading:
         batches = await self.member.next(timeout)
         for nth, batch in enumerate(batches):
             if self._lacks_records(batch):
-                self._apart.add(batch.place)
+                self._doubted.add(batch.place)
                 for each in batches[nth:]:
                     self.member.release(len(each.events), each.size_bytes)
                 await self.member.join_again()
@@ -245,9 +245,9 @@ class GroupReading:
         lows = await self._topics.beginnings(places)
         known = await self._kept.read(places) | await self.member.committed(places)
         begun = known | await self._marks_begun([place for place in places if place not in known])
-        marks = await located(self._settings, self._topics, begun)
-        marks |= {p: marks[p]._replace(offset=UNKNOWN_OFFSET) for p in self._apart.intersection(places)}
-        self._apart.difference_update(places)
+        doubted = {p: begun[p]._replace(offset=UNKNOWN_OFFSET) for p in self._doubted.intersection(places)}
+        self._doubted.difference_update(places)
+        marks = await located(self._settings, self._topics, begun | doubted)
         gone: dict[Place, Gone] = {}
         for place, mark in list(marks.items()):
             if mark.offset < lows[place]:

@@ -94,7 +94,8 @@ class Membership:
             if isinstance(arrived, BaseException):
                 raise arrived
             if arrived is None:
-                await self._ended()
+                if self._poller.has_ended:  # and not one that was left for it
+                    await self._ended()
                 continue
             batches = self._parsed(arrived) if isinstance(arrived, Polled) else arrived
             await self._codec.warm({event.schema_id for batch in batches for event in batch.events})

@@ -78,7 +78,7 @@ class Poller:
         self._closing = threading.Event()
         self._room = threading.Event()
         self._wishes: deque[Callable[[], None]] = deque()
-        self._has_ended = self._has_joined = False
+        self.has_ended = self._has_joined = False
         self._paused: set[Place] = set()  # by the owner
         self._is_full = False  # everything is paused, until there is room
         self._delivered_events = self._delivered_bytes = 0  # written here
@@ -137,7 +137,7 @@ class Poller:
                 except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
                     future.set_exception(error)
 
-        if self._has_ended:
+        if self.has_ended:
             raise RuntimeError("the membership has ended")
         self._wishes.append(carry_out)
         self._room.set()
@@ -214,7 +214,7 @@ class Poller:
             self._leave()
         except BaseException as error:  # noqa: BLE001 - as above
             self.failure = self.failure or error
-        self._has_ended = True
+        self.has_ended = True
         with suppress(RuntimeError):  # the consumer is closed; nobody waits for an answer for ever
             self._obey()
         if not self._loop.is_closed():

@@ -1,8 +1,8 @@
 """Where the marks of a reader are in Kafka now. An offset of another history is found again by its position.
 
 Topics that were deleted are filled again by `gatelog republish`, and so is what brokers have lost: in the order of
-positions, at other offsets. Where the last event that was handled is there again, all before it is. And a record that
-names the one before it, in its partition, tells whether anything stood between it and that event.
+positions, at other offsets. The next record names the one before it in its partition, and so tells whether anything
+stood between it and the last event that was handled.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gatelog.reader.subscriptions.topics import Topics
 
 
 async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Place, Mark]:
-    """Return where ``marks`` are now, with the ids of their topics; ``UNKNOWN_OFFSET`` where Kafka cannot tell.
+    """Return where ``marks`` are now, with the ids of their topics; ``UNKNOWN_OFFSET`` where only the index can tell.
 
     Raises:
         HistoryGoneError: an offset is of another history, and its position is not known.
@@ -27,6 +27,7 @@ async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Plac
     seen = {place: End(mark.offset, mark.epoch, mark.topic) for place, mark in marks.items()}
     now = await topics.stands(marks)
     lost = await asyncio.to_thread(histories.differences, settings.kafka_properties, seen, now)
+    lost |= {place: "not known" for place, mark in marks.items() if mark.offset == UNKNOWN_OFFSET}
     for place, why in lost.items():
         if marks[place].position is None:
             raise HistoryGoneError(
@@ -43,19 +44,21 @@ async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Plac
 
 def _find(settings: Settings, positions: dict[Place, int]) -> dict[Place, int]:
     """Return where to go on behind ``positions``, where nothing is missing in between."""
-    found: dict[Place, int] = {}
     if not positions:
-        return found
+        return {}
     with Probe(settings) as probe:
-        for place, handled in positions.items():
-            at = probe.after_position([place], max(handled - 1, 0))
-            first = probe.first(at)
-            if place in first:
-                offset, record, previous = first[place]
-                if record.position == handled:
-                    found[place] = offset + 1
-                elif handled == 0 or 0 < previous <= handled:
-                    found[place] = offset
-            elif place in at:  # its end: what comes names the record before it
-                found[place] = at[place]
-    return found
+        return {place: at for place, handled in positions.items() for at in _behind(probe, place, handled)}
+
+
+def _behind(probe: Probe, place: Place, handled: int) -> list[int]:
+    """Return the offset behind a position, if the next record says that it is, or there is none yet."""
+    at = probe.after_position([place], handled)
+    if place not in at:
+        return []  # retention may have removed the next one
+    following = probe.first(at).get(place)
+    if following is None or handled == 0 or 0 < following.previous <= handled:
+        return [at[place]]
+    if following.previous:
+        return []
+    last = probe.first(probe.after_position([place], handled - 1)).get(place)  # it does not say: look for that itself
+    return [at[place]] if last is not None and last.record.position == handled else []
