@@ -97,3 +97,18 @@ class TransactionEndedError(GatelogError):
             "is stored without the checkpoint, and will come again. It must neither COMMIT nor ROLLBACK. Correct it, "
             "and rebuild the read model: `gatelog projection rebuild`."
         )
+
+
+class SessionChangedError(GatelogError):
+    """The function of a projection has changed the search path of its session for good."""
+
+    exit_code = 9
+
+    def __init__(self, projection: str, was: str, found: str) -> None:
+        """``projection``: its name. ``was``, ``found``: the search path."""
+        self.projection, self.was, self.found = projection, was, found
+        super().__init__(
+            f"The function of projection {projection!r} has changed the search_path of its session from {was} to "
+            f"{found}. Later batches would write into other tables, those of a rebuild into the live read model: "
+            "nothing of this one was written. Let the function use SET LOCAL, or names with a schema."
+        )
