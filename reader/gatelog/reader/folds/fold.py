@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gatelog.core import logs
 from gatelog.core.errors import InvalidInputError
+from gatelog.core.telling import told
 from gatelog.reader.folds.snapshots import BYTES_MAX, Snapshot, SnapshotKey, Snapshots
 from gatelog.reader.folds.state import State, fingerprint, name_of
 from gatelog.schemas.envelope import RecordedEvent
@@ -110,7 +111,7 @@ async def _from_snapshot(
     try:
         found = _Folded(state.model_validate_json(kept.state), kept.version, None, kept.recorded_at)
     except ValidationError as error:
-        _log.warning("snapshot.unreadable", stream=stream, state=state.__name__, error=str(error))
+        _log.warning("snapshot.unreadable", stream=stream, state=state.__name__, error=told(error))
         return None
     events = read(stream, from_version=kept.version, to_version=version)
     async with aclosing(events) as behind:  # type: ignore[type-var] # an async generator
@@ -136,7 +137,7 @@ async def _keep(snapshots: Snapshots, key: SnapshotKey, found: _Folded[StateT], 
         back = type(state).model_validate_json(text)
         survives = back.__dict__ == state.__dict__ and _private(back) == _private(state)
     except ValueError as error:  # pydantic's errors are
-        _log.warning("snapshot.not_json", stream=key.stream, state=key.state_type, error=str(error))
+        _log.warning("snapshot.not_json", stream=key.stream, state=key.state_type, error=told(error))
         return
     if not survives or len(text) > BYTES_MAX:
         reason = f"it is over {BYTES_MAX:,} bytes" if survives else "it does not come back from JSON as it was"

@@ -13,6 +13,7 @@ from asyncpg.connection import LoggedQuery
 from gatelog.core import logs, postgres
 from gatelog.core.consumer_errors import ProjectionFailedError, SessionChangedError, TransactionEndedError
 from gatelog.core.errors import PostgresUnavailableError
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoints, Move, PartitionLostError, Work
 from gatelog.reader.subscriptions.merge import Place
 from gatelog.schemas.envelope import RecordedEvent
@@ -91,7 +92,8 @@ class Applier:
                     elif isinstance(cause, _CAUGHT) and not is_heard:
                         todo.append(batch)
                     else:
-                        raise self._failed(batch, error) from self._first(cause)
+                        first = self._first(cause)
+                        raise self._failed(batch, error, first) from first
                     if not is_heard:
                         listening.enter_context(self._connection.query_logger(self._hear))
                         is_heard = True
@@ -112,7 +114,7 @@ class Applier:
                 cause = error.__cause__ if isinstance(error, _FunctionError) else error
                 if attempt == ATTEMPTS_MAX - 1 or not isinstance(cause, _COLLIDED):
                     raise
-                _log.info("projection.collided", projection=self._projection, error=str(cause), attempt=attempt + 1)
+                _log.info("projection.collided", projection=self._projection, error=told(cause), attempt=attempt + 1)
                 await asyncio.sleep(BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         return None
 
@@ -162,11 +164,11 @@ class Applier:
                     continue
             return
 
-    def _failed(self, batch: Batch, error: Exception) -> Exception:
+    def _failed(self, batch: Batch, error: Exception, cause: BaseException | None) -> Exception:
         if not batch.events:
             return error
         (event,) = batch.events
-        return ProjectionFailedError(self._projection, event.stream, event.version, event.position, event.type)
+        return ProjectionFailedError(self._projection, event.stream, event.version, event.position, event.type, cause)
 
     def _halves(self, batch: Batch) -> list[Batch]:
         """Offsets in the middle are not known; positions are, and by them what was handled is told."""

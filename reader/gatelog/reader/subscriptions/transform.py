@@ -21,6 +21,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import is_cancelled
 from gatelog.reader.subscriptions.kept_marks import KeptMarks
@@ -122,7 +123,7 @@ class Transform:
                     await _Session(settings, self.name, self._function, codec, kept).run(joining, stop)
             except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
                 # The transaction was aborted, or its outcome is not known: the committed offsets tell.
-                _log.warning("transform.interrupted", transform=self.name, error=str(error))
+                _log.warning("transform.interrupted", transform=self.name, error=told(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
                 before, gone = gone, (error.topic, error.partition, error.offset)
@@ -219,7 +220,7 @@ class _Session:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
             raise ProjectionFailedError(
-                self._name, event.stream, event.version, event.position, event.type
+                self._name, event.stream, event.version, event.position, event.type, error
             ) from error
         for record in records:
             if record.topic.startswith(f"{self._settings.store}."):
