@@ -1,8 +1,12 @@
 """Errors in words: nothing that an exception says of itself is too long, and its causes are told."""
 
+import re
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gatelog.core
 from gatelog.core.errors import PostgresUnavailableError
 from gatelog.core.telling import TRACE_CHARACTERS_MAX, causes, cut, told, traced
 
@@ -58,3 +62,10 @@ def test_errors_that_say_much_nothing_or_each_other_end() -> None:
         error = raised(ValueError(f"{number} " * 500_000 if number < 2 else f"{number}"), error)
     assert len(told(error)) <= TRACE_CHARACTERS_MAX
     assert len(traced(first)) <= TRACE_CHARACTERS_MAX
+
+
+def test_every_log_line_about_an_error_tells_its_causes() -> None:
+    """``str(error)`` has neither its causes nor a bound."""
+    sources = Path(gatelog.core.__path__[0]).parents[2].glob("*/gatelog/**/*.py")
+    found = {source.name for source in sources if re.search(r"\b(error|reason)=str\(", source.read_text())}
+    assert not found

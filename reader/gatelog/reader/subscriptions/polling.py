@@ -189,7 +189,7 @@ class Poller:
             if marks:
                 self.consumer.commit(offsets=kafka_marks(marks), asynchronous=True)
         except KafkaException as error:
-            _log.warning("subscription.commit_failed", group=self._joining.group, error=str(error.args[0]))
+            _log.warning("subscription.commit_failed", group=self._joining.group, error=told(error))
 
     def _commit_now(self, marks: Marks) -> None:
         """Commit and wait for the answer.

@@ -129,7 +129,7 @@ class Transform:
                 before, gone = gone, (error.topic, error.partition, error.offset)
                 if gone == before:
                     raise  # it was looked for, and is not anywhere else
-                _log.info("transform.again", transform=self.name, reason=str(error))
+                _log.info("transform.again", transform=self.name, reason=told(error))
 
 
 class _Session:
