@@ -157,4 +157,6 @@ def _after_failure(error: Exception, attempts: int, failures: Failures, chance: 
 def _reason(error: Exception) -> str:
     """Return what happened, with its causes; of a wish of the handler, what it says of it."""
     first, *behind = causes(error)
-    return cut("; caused by ".join([error.reason if isinstance(error, Outcome) else first, *behind]))
+    kind = type(error).__name__
+    own = error.reason if isinstance(error, Outcome) else first if first.startswith(kind) else f"{kind}: {first}"
+    return cut("; caused by ".join([own, *behind]))
