@@ -4,11 +4,12 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 from support.crashing_transform import PARTITIONS, POINTS, out_of, running
 from support.models import Noted
@@ -95,6 +96,17 @@ async def test_a_function_that_fails_is_named_and_nothing_of_it_is_seen(
         await transform.run(stop, topic)
     seen = await asyncio.to_thread(produced, topic, 10)
     assert (len(seen), set(seen.values())) == (10, {1})
+    for returned, cause in (
+        (Outgoing(out_of(topic), b"x" * 2_000_000), KafkaException),  # larger than the client sends
+        (Outgoing(out_of(topic), 5), TypeError),  # type: ignore[arg-type] # the point
+        ("a text", AttributeError),
+    ):
+        unfit = Transform(f"unfit {cause.__name__}", types=[Noted])
+        unfit.each(_returning(returned))
+        async with asyncio.timeout(60):
+            with pytest.raises(ProjectionFailedError) as raised:
+                await unfit.run(asyncio.Event(), topic)
+        assert isinstance(raised.value.__cause__, cause)
     inside = Transform("inside", types=[Noted])
 
     @inside.each
@@ -103,3 +115,10 @@ async def test_a_function_that_fails_is_named_and_nothing_of_it_is_seen(
 
     with pytest.raises(InvalidInputError, match="only the relay"):
         await inside.run(asyncio.Event(), topic)
+
+
+def _returning(record: Any) -> Callable[[RecordedEvent], Awaitable[Sequence[Outgoing]]]:  # noqa: ANN401 - none of ours
+    async def returning(_event: RecordedEvent) -> Sequence[Outgoing]:
+        return [record]
+
+    return returning

@@ -106,18 +106,20 @@ def test_a_failure_is_tried_again_then_parked_skipped_or_stops() -> None:
     def whole() -> float:
         return 1.0
 
-    assert judge(error, 1, failures, whole) == Later(1.0)
-    assert judge(error, 2, failures, whole) == Later(2.0)
+    assert judge(error, 1, failures, whole) == Later(1.0, "ZeroDivisionError: by zero")
+    assert judge(error, 2, failures, whole) == Later(2.0, "ZeroDivisionError: by zero")
     assert judge(error, 3, failures, whole) == Parked("ZeroDivisionError: by zero")
     assert judge(error, 3, Failures(attempts_max=3, then="skip"), whole) == Skipped("ZeroDivisionError: by zero")
-    assert judge(error, 3, Failures(attempts_max=3, then="stop"), whole) == Stopped(False, error)
+    assert judge(error, 3, Failures(attempts_max=3, then="stop"), whole) == Stopped(
+        False, error, "ZeroDivisionError: by zero"
+    )
     assert judge(None, 1, failures, whole) == judge("a value of its own", 1, failures, whole) == Done()
-    assert judge(Retry("busy", after_s=7.0), 1, failures, whole) == Later(7.0)
+    assert judge(Retry("busy", after_s=7.0), 1, failures, whole) == Later(7.0, "busy")
     assert judge(Retry("busy"), 3, failures, whole) == Parked("busy")
     assert judge(Park("no such customer"), 1, failures, whole) == Parked("no such customer")
     assert judge(Skip("old"), 1, failures, whole) == Skipped("old")
-    assert judge(Stop(), 1, failures, whole) == Stopped(True, None)
-    assert judge(Stop(handled=False), 1, failures, whole) == Stopped(False, None)
+    assert judge(Stop(), 1, failures, whole) == Stopped(True, None, "the handler asked for it")
+    assert judge(Stop(handled=False), 1, failures, whole) == Stopped(False, None, "the handler asked for it")
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))

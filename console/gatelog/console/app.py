@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 import typer
-from rich.console import Console
 
 from gatelog.console import (
     consuming,
     demo,
     ending,
     events,
+    failing,
     imports,
     index_fields,
     indexing,
@@ -34,7 +34,6 @@ from gatelog.console import (
     verifying,
 )
 from gatelog.core import logs
-from gatelog.core.errors import GatelogError
 
 _HELP: Final = """An event store on Postgres and Kafka.
 
@@ -129,14 +128,13 @@ _keep_examples(app)
 
 
 def main() -> None:
-    """Run the command line; an error of gatelog is one clear message on standard error and an exit code."""
+    """Run the command line; an error is one clear message on standard error, with its causes, and an exit code."""
     ending.listen()
     logs.configure(json=not sys.stderr.isatty(), level="warning")  # services, which run for long, say more
     try:
         app()
-    except GatelogError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(error.exit_code)
     except BrokenPipeError:  # `gatelog read … | head`
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - an unexpected one is told too, and bounded
+        sys.exit(failing.print_failure(error))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
-from gatelog.console import ending, options
+from gatelog.console import ending, failing, options
 from gatelog.console.output import print_json, print_table
 from gatelog.console.programs import imported
 from gatelog.console.progress import bars
@@ -106,7 +106,8 @@ def rebuild(
     projection = imported(target, Projection)
     rebuilding = _Rebuild(projection, settings)
     ending.leave_to_services()
-    _run(services.run_until_signal(rebuilding))
+    with failing.logged_as_json(json_logs):
+        _run(services.run_until_signal(rebuilding))
     if not rebuilding.is_switched:
         typer.echo(f"Stopped. Projection {projection.name!r} is as it was; run this again to go on.", err=True)
         raise typer.Exit(STOPPED)

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from gatelog.console import ending, options
+from gatelog.console import ending, failing, options
 from gatelog.core import logs, services
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
@@ -71,10 +71,11 @@ def _indexers(settings: Settings, shard: int | None) -> list[services.Service]:
 
 def until_signal(json_logs: bool, *running: services.Service) -> None:
     """Run services until SIGTERM or Ctrl-C, with logs for people or, where nobody looks, for programs."""
-    logs.configure(json=json_logs or not sys.stderr.isatty())
+    is_json = json_logs or not sys.stderr.isatty()
+    logs.configure(json=is_json)
     _collect_rarely()
     ending.leave_to_services()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with failing.logged_as_json(is_json), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(services.run_until_signal(*running))
 
 

@@ -1,6 +1,7 @@
 """The errors of projections and subscriptions; a part of the tree in ``errors``."""
 
 from gatelog.core.errors import GatelogError
+from gatelog.core.telling import told
 
 # --- projections -----------------------------------------------------------------------------------
 
@@ -32,16 +33,26 @@ class ProjectionReplacedError(GatelogError):
 
 
 class ProjectionFailedError(GatelogError):
-    """The function of a projection or transform raised an error. The event was not handled, nor was any after it."""
+    """The function of a projection or transform raised an error, or caught one of Postgres. Later events wait."""
 
     exit_code = 9
+    is_of_program = True
 
-    def __init__(self, projection: str, stream: str, version: int, position: int | None, event_type: str) -> None:
+    def __init__(
+        self,
+        projection: str,
+        stream: str,
+        version: int,
+        position: int | None,
+        event_type: str,
+        cause: BaseException | None,
+    ) -> None:
         self.projection, self.stream, self.version, self.position = projection, stream, version, position
+        why = f": {told(cause)}" if cause is not None else ""
         super().__init__(
             f"The function of {projection!r} failed on {event_type} (stream {stream!r} version {version}, position "
-            f"{position}): see the error that caused this one. Nothing of the event was written, and everything "
-            "handled before is kept. Repair the function and start again: it goes on with this event."
+            f"{position}){why}. Nothing of the event was written, and everything handled before is kept. Repair the "
+            "function and start again: it goes on with this event."
         )
 
 
@@ -96,4 +107,19 @@ class TransactionEndedError(GatelogError):
             f"The function of projection {projection!r} has ended the transaction that it was given: what it wrote "
             "is stored without the checkpoint, and will come again. It must neither COMMIT nor ROLLBACK. Correct it, "
             "and rebuild the read model: `gatelog projection rebuild`."
+        )
+
+
+class SessionChangedError(GatelogError):
+    """The function of a projection has changed the search path of its session for good."""
+
+    exit_code = 9
+
+    def __init__(self, projection: str, was: str, found: str) -> None:
+        """``projection``: its name. ``was``, ``found``: the search path."""
+        self.projection, self.was, self.found = projection, was, found
+        super().__init__(
+            f"The function of projection {projection!r} has changed the search_path of its session from {was} to "
+            f"{found}. Later batches would write into other tables, those of a rebuild into the live read model: "
+            "nothing of this one was written. Let the function use SET LOCAL, or names with a schema."
         )

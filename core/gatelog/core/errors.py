@@ -2,7 +2,8 @@
 
 Every class carries its facts as attributes, so that a caller decides on them and never on the text.
 ``retryable`` says whether the same call may succeed later without a change by the caller.
-``exit_code`` is what the command line ends with.
+``exit_code`` is what the command line ends with. ``is_of_program`` says that the user's own code has failed: its
+traceback helps.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ class GatelogError(Exception):
 
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
+    is_of_program: ClassVar[bool] = False
 
 
 # --- settings and services -------------------------------------------------------------------------

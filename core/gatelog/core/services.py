@@ -5,6 +5,7 @@ import signal
 from typing import Any, Final, Protocol
 
 from gatelog.core import logs
+from gatelog.core.telling import told
 
 SHUTDOWN_TIMEOUT_S: Final = 20.0
 _log = logs.logger("services")
@@ -47,9 +48,16 @@ async def run_all(stop: asyncio.Event, *services: Service) -> None:
     for task in late:
         _log.error("service.stop_timeout", service=task.get_name(), timeout_s=SHUTDOWN_TIMEOUT_S)
         task.cancel()
-    for result in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-            raise result
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    failed = [
+        (task.get_name(), result)
+        for task, result in zip(tasks, results, strict=True)
+        if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError)
+    ]
+    for name, failure in failed[1:]:
+        _log.error("service.failed", service=name, error=told(failure))
+    if failed:
+        raise failed[0][1]
 
 
 async def wait_any(timeout: float, *events: asyncio.Event) -> None:

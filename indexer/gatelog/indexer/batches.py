@@ -10,6 +10,7 @@ from confluent_kafka import Message
 from gatelog.core import histories, logs
 from gatelog.core.errors import UndecodableRecordError
 from gatelog.core.shards import Owner
+from gatelog.core.telling import told
 from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
@@ -99,7 +100,7 @@ class BatchReader:
                 records.append((message, self._parsed(message)))
             except ForeignRecordError as error:
                 topic, partition = place
-                _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=str(error))
+                _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=told(error))
             except UndecodableRecordError as error:
                 batch.keep(message, str(error))
         return records

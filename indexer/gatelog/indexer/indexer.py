@@ -16,6 +16,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.indexer import gaps, topics
 from gatelog.indexer.batches import Batch, BatchReader, Place
 from gatelog.indexer.forgeries import Gate
@@ -63,7 +64,7 @@ class Indexer:
             try:
                 await self._consume(stop)
             except (PostgresUnavailableError, KafkaUnavailableError, PartitionLostError, gaps.GapError) as error:
-                _log.warning("indexer.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
+                _log.warning("indexer.interrupted", error=told(error), retry_in_s=RETRY_INTERVAL_S)
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
     async def _consume(self, stop: asyncio.Event) -> None:

@@ -20,6 +20,7 @@ from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveErr
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
+from gatelog.core.telling import told
 from gatelog.indexer import topics
 from gatelog.indexer.batches import Batch, BatchReader, Place
 from gatelog.indexer.forgeries import Gate
@@ -298,7 +299,7 @@ class _Rebuild:
         except TimeoutError:
             _log.info("rebuild.waits", why=f"the switch took over {PAUSE_S_MAX:g} s: tried again")
         except _NotNowError as error:
-            _log.info("rebuild.waits", why=str(error))
+            _log.info("rebuild.waits", why=told(error))
         else:
             return True
         return False

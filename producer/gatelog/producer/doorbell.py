@@ -8,6 +8,7 @@ import asyncpg
 
 from gatelog.core import logs, postgres
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 
 # Rings that come during a pause wake the relay once. It is short on a quiet store, and grows while they keep coming:
 # at full rate a notification costs more than the milliseconds that it saves.
@@ -71,7 +72,7 @@ class Doorbell:
                 async with self._pool.acquire() as connection:
                     await self._notify_once(connection)
             except postgres.FAILED as error:
-                _log.info("doorbell.failed", error=str(error))
+                _log.info("doorbell.failed", error=told(error))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MAX_S) if self._rung.is_set() else PAUSE_MIN_S
 

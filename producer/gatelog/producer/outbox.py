@@ -13,6 +13,7 @@ from gatelog.core import logs, postgres, services
 from gatelog.core.errors import PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 
 INTERVAL_S: Final = 1.0
 LOCK_TIMEOUT_MS: Final = 50  # appends wait as long behind a step that has to wait itself
@@ -38,7 +39,7 @@ class OutboxKeeper:
             try:
                 await self._keep_until(stop)
             except PostgresUnavailableError as error:
-                _log.warning("outbox.interrupted", error=str(error))
+                _log.warning("outbox.interrupted", error=told(error))
                 await services.wait_any(INTERVAL_S, stop)
 
     async def _keep_until(self, stop: asyncio.Event) -> None:

@@ -27,6 +27,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.producer.doorbell import Doorbell
 from gatelog.producer.gate import LATER, Appended, EncodedEvent, HistoricWrite, StreamWrite, Verdict, Writes
 from gatelog.producer.loading import load_chunk
@@ -142,7 +143,7 @@ class PostgresGate:
                 late = asyncio.get_running_loop().time() + _RETRY_DELAY_S > deadline
                 if late or isinstance(error.__cause__, asyncpg.DiskFullError):
                     raise
-                _log.warning("append.retry", appends=len(batch), error=str(error))
+                _log.warning("append.retry", appends=len(batch), error=told(error))
                 await asyncio.sleep(_RETRY_DELAY_S)
             else:
                 self._doorbell.ring()

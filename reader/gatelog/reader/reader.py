@@ -156,7 +156,6 @@ class Reader:
         Raises:
             StreamNotFoundError, StreamIncompleteError: see ``stream``.
             InvalidStreamIdError, InvalidInputError: refused before anything was asked.
-            SchemaError: the state has no JSON form, and snapshots are on.
             PostgresUnavailableError: no answer.
         """
         every = self._settings.snapshot_events if snapshot_every is None else snapshot_every

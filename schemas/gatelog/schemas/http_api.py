@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from gatelog.core import logs
 from gatelog.core.errors import GatelogError, SchemaError
+from gatelog.core.telling import told
 from gatelog.schemas.checking import problems
 from gatelog.schemas.parsing import parse
 from gatelog.schemas.registry import AvroSchema, Compatibility, RegisteredSchema, Registry
@@ -172,7 +173,7 @@ def _answering(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         except ApiError as error:
             return _error(error.status, error.code, error.message)
         except GatelogError as error:
-            _log.warning("serve.unavailable", path=request.url.path, reason=str(error))
+            _log.warning("serve.unavailable", path=request.url.path, reason=told(error))
             status = HTTPStatus.SERVICE_UNAVAILABLE if error.retryable else HTTPStatus.INTERNAL_SERVER_ERROR
             return _error(status, 50001, "The registry of the store does not answer. See the server's log.")
 

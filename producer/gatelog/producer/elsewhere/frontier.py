@@ -14,6 +14,7 @@ from gatelog.core.errors import IndexPlaceError, PostgresUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.producer.elsewhere.walk import walk
 
 INTERVAL_S: Final = 0.05
@@ -53,7 +54,7 @@ class FrontierKeeper:
                         await self.run_once(databases)
                         await services.wait_any(INTERVAL_S, stop)
             except PostgresUnavailableError as error:
-                _log.warning("frontier.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
+                _log.warning("frontier.interrupted", error=told(error), retry_in_s=RETRY_INTERVAL_S)
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
     async def reach(self) -> int:

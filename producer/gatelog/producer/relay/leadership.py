@@ -12,6 +12,7 @@ from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import opened
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.producer.doorbell import channel_of
 from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
@@ -146,7 +147,7 @@ class Leadership:
                     await asyncio.to_thread(publisher.publish, tick, fixed)
                 break
             except TickAbortedError as error:
-                _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=str(error))
+                _log.warning("relay.tick_aborted", tick=tick.number, events=len(tick.rows), error=told(error))
                 await asyncio.sleep(RETRY_INTERVAL_S)
         self._ticks.done()
 

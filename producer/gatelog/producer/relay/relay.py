@@ -12,6 +12,7 @@ from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError,
 from gatelog.core.leases import Standstill
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.producer.relay import sessions
 from gatelog.producer.relay.leadership import Leadership
 from gatelog.producer.relay.publisher import OutcomeUnknownError
@@ -63,7 +64,7 @@ class Relay:
             try:
                 await self._stand_by_and_lead(stop)
             except _PASSING as error:
-                _log.warning("relay.interrupted", error=str(error), retry_in_s=RETRY_INTERVAL_S)
+                _log.warning("relay.interrupted", error=told(error), retry_in_s=RETRY_INTERVAL_S)
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
     async def _stand_by_and_lead(self, stop: asyncio.Event) -> None:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
-
-from pydantic import ValidationError
+from typing import Final, Generic, Protocol, TypeVar
 
 from gatelog.core import logs
-from gatelog.core.errors import InvalidInputError
+from gatelog.core.errors import GatelogError, InvalidInputError, SchemaError
+from gatelog.core.telling import told
+from gatelog.reader.folds.alike import alike
 from gatelog.reader.folds.snapshots import BYTES_MAX, Snapshot, SnapshotKey, Snapshots
 from gatelog.reader.folds.state import State, fingerprint, name_of
 from gatelog.schemas.envelope import RecordedEvent
@@ -21,6 +21,11 @@ from gatelog.schemas.envelope import RecordedEvent
 StateT = TypeVar("StateT", bound=State)
 
 _log = logs.logger("reader")
+_said: Final[set[str]] = set()  # the states of which it was said, once in a process, why they have no snapshots
+
+
+class NotKeptError(GatelogError):
+    """A state of which no snapshot can be kept."""
 
 
 class ReadStream(Protocol):
@@ -67,11 +72,10 @@ async def fold(
         raise InvalidInputError(f"Fold of {stream!r}: snapshot_every is {snapshot_every}; 0 is never.")
     if at is not None and at.tzinfo is None:
         raise InvalidInputError(f"Fold of {stream!r}: at={at!r} has no time zone.")
-    key = SnapshotKey(stream, name_of(state), "")
+    key = _key_of(stream, state) if snapshot_every else None
     found: _Folded[StateT] | None = None
     kept: Snapshot | None = None
-    if snapshot_every:
-        key = key._replace(fingerprint=fingerprint(state))
+    if key is not None:
         kept = await snapshots.load(key)
         if (
             kept is not None
@@ -82,12 +86,22 @@ async def fold(
     if found is None:
         found = _Folded(state())
         await _take(read(stream, to_version=version), found, at)
-    if snapshot_every and version is None and at is None:
+    if key is not None and version is None and at is None:
         is_wrong = kept is not None and found.fresh == found.version  # it was there, and was not used
         if found.fresh >= snapshot_every or is_wrong:
             await _keep(snapshots, key, found, replace=is_wrong)
     found.state._stream_version = found.version
     return found.state
+
+
+def _key_of(stream: str, state: type[State]) -> SnapshotKey | None:
+    """Return under what a state's snapshots are kept; None if there can be none."""
+    key = SnapshotKey(stream, name_of(state), "")
+    try:
+        return key._replace(fingerprint=fingerprint(state))
+    except SchemaError as error:
+        _say_once(key, error)
+        return None
 
 
 async def _take(
@@ -109,8 +123,8 @@ async def _from_snapshot(
     """Return the fold that goes on from a snapshot; None if the snapshot cannot be used."""
     try:
         found = _Folded(state.model_validate_json(kept.state), kept.version, None, kept.recorded_at)
-    except ValidationError as error:
-        _log.warning("snapshot.unreadable", stream=stream, state=state.__name__, error=str(error))
+    except Exception as error:  # noqa: BLE001 - it is of an older class, or somebody has spoiled it
+        _log.warning("snapshot.unreadable", stream=stream, state=state.__name__, error=told(error))
         return None
     events = read(stream, from_version=kept.version, to_version=version)
     async with aclosing(events) as behind:  # type: ignore[type-var] # an async generator
@@ -118,28 +132,47 @@ async def _from_snapshot(
         if first is None or (first.version, first.id) != (kept.version, kept.event_id):
             _log.warning("snapshot.of_another_history", stream=stream, state=state.__name__, version=kept.version)
             return None
-        await _take(behind, found, at, kept.version)
+        try:
+            await _take(behind, found, at, kept.version)
+        except GatelogError:
+            raise
+        except Exception as error:  # noqa: BLE001 - if it is not the snapshot's fault, the events raise it again
+            _log.warning("snapshot.unfit", stream=stream, state=state.__name__, error=told(error))
+            return None
     return found
 
 
-def _private(state: State) -> dict[str, Any]:
-    """Private attributes, which JSON leaves out: ``apply`` may keep something there."""
-    return {name: value for name, value in (state.__pydantic_private__ or {}).items() if name != "_stream_version"}
+def text_of(state: State) -> str:
+    """Return a state as JSON from which it comes back as it is.
+
+    Raises:
+        NotKeptError: there is no such JSON, or it is too large.
+    """
+    try:
+        text = state.model_dump_json(by_alias=True, warnings=False)
+        is_alike = alike(state, type(state).model_validate_json(text))
+    except Exception as error:  # its fields' own code says whatever it likes
+        raise NotKeptError(told(error)) from error
+    if not is_alike:
+        raise NotKeptError("it does not come back from JSON as it was")
+    if len(text) > BYTES_MAX:
+        raise NotKeptError(f"it is over {BYTES_MAX:,} bytes")
+    return text
 
 
 async def _keep(snapshots: Snapshots, key: SnapshotKey, found: _Folded[StateT], *, replace: bool) -> None:
     if found.last is None or found.recorded_at is None:
         return
-    state = found.state
     try:
-        text = state.model_dump_json(by_alias=True)
-        back = type(state).model_validate_json(text)
-        survives = back.__dict__ == state.__dict__ and _private(back) == _private(state)
-    except ValueError as error:  # pydantic's errors are
-        _log.warning("snapshot.not_json", stream=key.stream, state=key.state_type, error=str(error))
-        return
-    if not survives or len(text) > BYTES_MAX:
-        reason = f"it is over {BYTES_MAX:,} bytes" if survives else "it does not come back from JSON as it was"
-        _log.warning("snapshot.refused", stream=key.stream, state=key.state_type, reason=reason)
+        text = text_of(found.state)
+    except NotKeptError as error:
+        _say_once(key, error)
         return
     await snapshots.save(key, Snapshot(found.version, found.last.id, found.recorded_at, text), replace=replace)
+
+
+def _say_once(key: SnapshotKey, error: Exception) -> None:
+    """States have many streams, and are folded over and over."""
+    if key.state_type not in _said:
+        _said.add(key.state_type)
+        _log.warning("snapshot.refused", stream=key.stream, state=key.state_type, reason=told(error))

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gatelog.core import logs, postgres
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 
 BYTES_MAX: Final = 16 * 1024 * 1024  # of a state as JSON: a larger one is not kept
 STALE_AFTER_DAYS: Final = 30
@@ -57,7 +58,7 @@ class PostgresSnapshots:
         try:
             row = await self._pool.fetchrow(self._sql["load"], *key)
         except postgres.FAILED as error:
-            _log.warning("snapshot.not_loaded", stream=key.stream, error=str(error))
+            _log.warning("snapshot.not_loaded", stream=key.stream, error=told(error))
             return None
         return None if row is None else Snapshot(*row)
 
@@ -68,4 +69,4 @@ class PostgresSnapshots:
             await self._pool.execute(self._sql["save"], *key, *found, replace)
             await self._pool.execute(self._sql["clear"], *key, STALE_AFTER_DAYS)
         except postgres.FAILED as error:  # a role that may only read, a server that takes no writes
-            _log.warning("snapshot.not_saved", stream=key.stream, error=str(error))
+            _log.warning("snapshot.not_saved", stream=key.stream, error=told(error))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
-from pydantic.errors import PydanticInvalidForJsonSchema
 
 from gatelog.core.errors import SchemaError
+from gatelog.core.telling import told
 from gatelog.schemas.envelope import RecordedEvent
 
 
@@ -85,9 +85,9 @@ def fingerprint(state: type[State]) -> str:
     """
     try:
         schema = state.model_json_schema(mode="serialization")
-    except PydanticInvalidForJsonSchema as error:
+    except Exception as error:  # pydantic's, or one of the fields' own classes
         raise SchemaError(
-            f"State {state.__name__} cannot be kept in snapshots: {error}. "
+            f"State {state.__name__} cannot be kept in snapshots: {told(error)}. "
             "Fold with snapshot_every=0, or change the field."
         ) from error
     text = json.dumps([schema, state.state_version], sort_keys=True, default=str)

@@ -15,6 +15,7 @@ from gatelog.core import logs, postgres
 from gatelog.core.errors import GatelogError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.starts import PACKAGE
 
@@ -58,7 +59,7 @@ async def beating(
                 is_well = True
             except GatelogError as error:
                 if is_well:
-                    _log.warning("subscription.no_heartbeat", subscription=subscription, error=str(error))
+                    _log.warning("subscription.no_heartbeat", subscription=subscription, error=told(error))
                 is_well = False
             await asyncio.sleep(BEAT_S)
 

@@ -151,6 +151,7 @@ class Builds:
         if set_up is not None:
             try:
                 await set_up(connection)
+                await connection.execute("SELECT")  # refused where it caught an error: COMMIT would undo everything
             except asyncpg.PostgresError as error:
                 raise InvalidInputError(f"Projection {self._projection!r}: its set-up failed: {error}") from error
         _log.info("projection.begun", projection=self._projection, build=number, version=version, state=state)

@@ -20,6 +20,7 @@ from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent
 from gatelog.reader.subscriptions.history import PAGE_EVENTS, History
 from gatelog.reader.subscriptions.marks import before_kafka
@@ -122,7 +123,7 @@ class CatchingUp:
                 try:
                     await self._step()
                 except (PostgresUnavailableError, KafkaUnavailableError) as error:
-                    _log.warning("subscription.history_waits", group=self._joining.group, error=str(error))
+                    _log.warning("subscription.history_waits", group=self._joining.group, error=told(error))
                     await asyncio.sleep(AGAIN_S)
         except Exception as error:  # noqa: BLE001 - it ends the subscription
             self._member.fail(error)

@@ -67,6 +67,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """The transaction of a batch, as it is when it begins."""
+
+    transaction: str
+    search_path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """The session in which a member handles batches: it is ended when it holds what it has lost."""
 
@@ -155,7 +163,7 @@ class Checkpoints:
         for place in places:
             self._at.pop(place, None)
 
-    async def advance(self, connection: postgres.Connection, moves: Mapping[Place, Move]) -> None:
+    async def advance(self, connection: postgres.Connection, moves: Mapping[Place, Move]) -> Work:
         """Move partitions in the transaction that ``connection`` has open; ``moved`` when it is committed.
 
         Raises:
@@ -183,6 +191,15 @@ class Checkpoints:
                 "partitions of a batch belong to another member now, or another build has become the live one. "
                 "Nothing of the batch was written; this member joins again."
             )
+        return Work(moved[0]["transaction"], moved[0]["search_path"])
+
+    async def is_open(self, connection: postgres.Connection, work: Work) -> bool:
+        """Say whether the transaction of a batch is still the one that ``connection`` has open.
+
+        Raises:
+            asyncpg.InFailedSQLTransactionError: it is, but an error in it was caught, and COMMIT would undo it.
+        """
+        return bool(await connection.fetchval(self._sql["is_open"], work.transaction))
 
     def moved(self, moves: Mapping[Place, Move]) -> None:
         """Go on from where the moves have led."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from gatelog.core import logs
 from gatelog.core.errors import KafkaUnavailableError
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.fates import Fates
 from gatelog.reader.subscriptions.group_reading import Begin, GroupReading
 from gatelog.reader.subscriptions.parker import Parker
@@ -104,7 +105,7 @@ class Engine:
             try:
                 await self._parker.refresh()
             except KafkaUnavailableError as error:
-                _log.warning("parked.unavailable", subscription=self._plan.subscription, error=str(error))
+                _log.warning("parked.unavailable", subscription=self._plan.subscription, error=told(error))
             self._schedule_replays()
 
     def commit(self, member: GroupReading) -> None:

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from gatelog.core.errors import InvalidInputError
+from gatelog.core.telling import causes, cut
 
 DELAY_MAX_S: Final = 3600.0
 
 
 class Outcome(Exception):  # noqa: N818 - a wish of the handler, returned or raised, not an error
     """What a handler may ask for, by returning or raising it."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = cut(str(reason))
+        super().__init__(self.reason)
 
 
 class Retry(Outcome):
@@ -22,31 +27,23 @@ class Retry(Outcome):
     def __init__(self, reason: str = "the handler asked for a retry", *, after_s: float | None = None) -> None:
         if after_s is not None and not after_s >= 0:
             raise InvalidInputError(f"Retry: after_s is {after_s}; it must be a number of seconds from 0 on.")
-        self.reason, self.after_s = str(reason), after_s
+        self.after_s = after_s
         super().__init__(reason)
 
 
 class Park(Outcome):
     """Park the event at once."""
 
-    def __init__(self, reason: str) -> None:
-        self.reason = str(reason)
-        super().__init__(reason)
-
 
 class Skip(Outcome):
     """Take the event for handled; logged with the reason."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = str(reason)
-        super().__init__(reason)
 
 
 class Stop(Outcome):
     """End the subscription. ``handled`` says whether this event counts as handled or comes again."""
 
     def __init__(self, reason: str = "the handler asked for it", *, handled: bool = True) -> None:
-        self.reason, self.handled = str(reason), handled
+        self.handled = handled
         super().__init__(reason)
 
 
@@ -97,6 +94,7 @@ class Later:
     """It is tried again after a while."""
 
     delay_s: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +117,10 @@ class Stopped:
 
     handled: bool
     error: BaseException | None
+    reason: str
 
 
 Verdict: TypeAlias = Done | Later | Parked | Skipped | Stopped
-
-
-def described(found: object) -> str:
-    """Return what a handler returned or raised, in words; what cannot say itself is named by its class."""
-    try:
-        return f"{type(found).__name__}: {found}"
-    except Exception:  # noqa: BLE001 - of the handler's own class
-        return type(found).__name__
 
 
 def judge(result: object, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
@@ -139,11 +130,11 @@ def judge(result: object, attempts: int, failures: Failures, chance: Callable[[]
     """
     match result:
         case Skip():
-            return Skipped(result.reason)
+            return Skipped(_reason(result))
         case Park():
-            return Parked(result.reason)
+            return Parked(_reason(result))
         case Stop():
-            return Stopped(result.handled, None)
+            return Stopped(result.handled, None, _reason(result))
         case Retry() | Exception():
             return _after_failure(result, attempts, failures, chance)
         case type() if issubclass(result, BaseException):
@@ -154,10 +145,18 @@ def judge(result: object, attempts: int, failures: Failures, chance: Callable[[]
 
 
 def _after_failure(error: Exception, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
+    reason = _reason(error)
     if attempts < failures.attempts_max:
         wanted = error.after_s if isinstance(error, Retry) else None
-        return Later(failures.delay_s(attempts, chance) if wanted is None else min(wanted, DELAY_MAX_S))
-    reason = error.reason if isinstance(error, Retry) else described(error)
+        return Later(failures.delay_s(attempts, chance) if wanted is None else min(wanted, DELAY_MAX_S), reason)
     if failures.then == "park":
         return Parked(reason)
-    return Skipped(reason) if failures.then == "skip" else Stopped(False, error)
+    return Skipped(reason) if failures.then == "skip" else Stopped(False, error, reason)
+
+
+def _reason(error: Exception) -> str:
+    """Return what happened, with its causes; of a wish of the handler, what it says of it."""
+    first, *behind = causes(error)
+    kind = type(error).__name__
+    own = error.reason if isinstance(error, Outcome) else first if first.startswith(kind) else f"{kind}: {first}"
+    return cut("; caused by ".join([own, *behind]))

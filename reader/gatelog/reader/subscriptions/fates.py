@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -11,8 +10,9 @@ from typing import Final
 from gatelog.core import logs
 from gatelog.core.consumer_errors import HandlerTimeoutError
 from gatelog.core.errors import KafkaUnavailableError
+from gatelog.core.telling import told, traced
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
-from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, described, judge
+from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
 from gatelog.reader.subscriptions.group_reading import GroupReading
 from gatelog.reader.subscriptions.lanes import Lanes
 from gatelog.reader.subscriptions.parked import ParkedEvent
@@ -110,7 +110,7 @@ class Fates:
             if worker.cancelled_for is None:
                 result = RuntimeError("the handler was cancelled from inside")
         except Exception as error:  # noqa: BLE001 - what is done about it is the point
-            result, trace = error, traceback.format_exc()
+            result, trace = error, traced(error)
         assert worker.task is not None
         if worker.task.cancelling():
             with self._beside_handlers(worker):
@@ -160,23 +160,24 @@ class Fates:
         match verdict:
             case Done():
                 await self._settle(key, item)
-            case Later(delay_s):
+            case Later(delay_s, reason):
                 self.counts.failed += 1
+                shown = trace if attempts == 1 else ""  # it is most often the same again
                 _log.warning(
-                    "event.retry", **where, attempts=attempts, delay_s=round(delay_s, 3), reason=described(result)
+                    "event.retry", **where, attempts=attempts, delay_s=round(delay_s, 3), reason=reason, trace=shown
                 )
                 self.attempts[key] = attempts
                 self._rest(key, item, delay_s)
             case Parked(reason):
                 self.counts.failed += 1
                 await self._park(key, item, event, reason, attempts, trace)
-                _log.error("event.parked", **where, attempts=attempts, reason=reason)
+                _log.error("event.parked", **where, attempts=attempts, reason=reason, trace=trace)
             case Skipped(reason):
                 self.counts.skipped += 1
-                _log.warning("event.skipped", **where, attempts=attempts, reason=reason)
+                _log.warning("event.skipped", **where, attempts=attempts, reason=reason, trace=trace)
                 await self._settle(key, item)
-            case Stopped(handled, error):
-                _log.warning("subscription.stopped_by_handler", **where, reason=described(result))
+            case Stopped(handled, error, reason):
+                _log.warning("subscription.stopped_by_handler", **where, reason=reason, trace=trace)
                 if handled:
                     await self._settle(key, item)
                 self.stopped(error)
@@ -281,7 +282,7 @@ class Fates:
             try:
                 await write()
             except KafkaUnavailableError as error:
-                _log.warning("parked.unavailable", subscription=self._plan.subscription, error=str(error))
+                _log.warning("parked.unavailable", subscription=self._plan.subscription, error=told(error))
                 if self.is_stopping:
                     return False
                 await asyncio.sleep(PARK_AGAIN_S)

@@ -15,6 +15,7 @@ from typing import Any
 from gatelog.core import kafka, logs
 from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.parsing import Parser
@@ -121,10 +122,10 @@ class Membership:
         """The polling thread is through: raise its reason, or join again where that helps."""
         failure = self._poller.failure
         if isinstance(failure, ProtocolNotSupportedError) and self._settings.subscription_protocol == "auto":
-            _log.info("subscription.protocol", protocol="classic", reason=str(failure))
+            _log.info("subscription.protocol", protocol="classic", reason=told(failure))
             await self._join_again("classic")
         elif isinstance(failure, HistoryGoneError) and self._joining.begins_again and self._is_new(failure):
-            _log.info("subscription.gone", group=self._joining.group, reason=str(failure))
+            _log.info("subscription.gone", group=self._joining.group, reason=told(failure))
             await self.join_again()
         else:
             raise failure or RuntimeError("a membership is not used after its end")

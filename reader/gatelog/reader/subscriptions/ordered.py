@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from gatelog.core import histories, kafka, logs
 from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableRecordError
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET
@@ -303,7 +304,7 @@ class TotalOrder:
                 topic=message.topic(),
                 partition=message.partition(),
                 offset=message.offset(),
-                reason=str(error),
+                reason=told(error),
             )
             return None
 

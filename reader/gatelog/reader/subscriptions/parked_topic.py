@@ -13,6 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 from gatelog.core import asking, kafka, logs
 from gatelog.core.errors import KafkaUnavailableError, TopicError, UndecodableRecordError
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.parked import (
     REASON_CHARACTERS_MAX,
     TRACE_CHARACTERS_MAX,
@@ -113,7 +114,7 @@ class ParkedTopic:
         try:
             found = parked_event(message.headers(), value)
         except UndecodableRecordError as problem:
-            _log.error("parked.unreadable", topic=self.name, offset=offset, reason=str(problem))
+            _log.error("parked.unreadable", topic=self.name, offset=offset, reason=told(problem))
             return
         yield found.event_id, offset, found
 

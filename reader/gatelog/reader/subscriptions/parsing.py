@@ -10,6 +10,7 @@ from confluent_kafka import Message
 from gatelog.core import histories, logs
 from gatelog.core.domain import check_stream_id
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import WIRE_HEADER, Codec
@@ -139,7 +140,7 @@ class Parser:
             topic=message.topic(),
             partition=message.partition(),
             offset=message.offset(),
-            reason=str(error),
+            reason=told(error),
         )
 
 

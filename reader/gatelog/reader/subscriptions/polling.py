@@ -20,6 +20,7 @@ from gatelog.core import kafka, logs
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
 from gatelog.reader.subscriptions.marks import Marks, kafka_marks, kafka_starts
 from gatelog.reader.subscriptions.parsing import size_of
@@ -188,7 +189,7 @@ class Poller:
             if marks:
                 self.consumer.commit(offsets=kafka_marks(marks), asynchronous=True)
         except KafkaException as error:
-            _log.warning("subscription.commit_failed", group=self._joining.group, error=str(error.args[0]))
+            _log.warning("subscription.commit_failed", group=self._joining.group, error=told(error))
 
     def _commit_now(self, marks: Marks) -> None:
         """Commit and wait for the answer.
@@ -366,7 +367,7 @@ class Poller:
             try:
                 self._commit_now(marks)
             except (KafkaException, GatelogError) as error:
-                _log.warning("subscription.commit_refused", group=self._joining.group, error=str(error))
+                _log.warning("subscription.commit_refused", group=self._joining.group, error=told(error))
         _log.info("subscription.revoked", group=self._joining.group, partitions=len(places))
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:

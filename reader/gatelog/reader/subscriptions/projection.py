@@ -15,6 +15,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import Function
 from gatelog.reader.subscriptions.builds import Build, Builds, SetUp, check_schema
@@ -184,13 +185,13 @@ class Projection:
                     return
                 await self._work(stop, settings, builds, build)
             except PartitionLostError as error:
-                _log.info("projection.again", projection=self.name, reason=str(error))
+                _log.info("projection.again", projection=self.name, reason=told(error))
                 await wait_any(RETRY_INTERVAL_S / 10, stop)
             except (PostgresUnavailableError, KafkaUnavailableError) as error:
-                _log.warning("projection.interrupted", projection=self.name, error=str(error))
+                _log.warning("projection.interrupted", projection=self.name, error=told(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
-                _log.info("projection.again", projection=self.name, reason=str(error))
+                _log.info("projection.again", projection=self.name, reason=told(error))
                 before, gone = gone, (error.topic, error.partition, error.offset)
                 if gone == before:
                     raise  # the index was asked, and does not have it either
@@ -218,7 +219,7 @@ class Projection:
                 if await builds.switch(build.number):
                     ended.set()
             except PostgresUnavailableError as error:
-                _log.warning("projection.switch_failed", projection=self.name, error=str(error))
+                _log.warning("projection.switch_failed", projection=self.name, error=told(error))
 
     async def drop(self, build: int, settings: Settings | None = None) -> None:
         """Drop a retired build, or one that is being built, with its schema.

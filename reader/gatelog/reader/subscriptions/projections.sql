@@ -131,7 +131,11 @@ WITH build AS MATERIALIZED (
 INSERT INTO @store.projection_offsets (projection, build, topic, partition, position, next_offset, leader_epoch, topic_id,
     events)
 SELECT $1, $2, topic, partition, upto_position, upto_offset, upto_epoch, upto_id, events FROM left_behind
-RETURNING topic
+RETURNING topic, pg_current_xact_id()::text AS transaction, current_setting('search_path') AS search_path
+
+-- name: is_open
+-- Whether this is the transaction that has moved the checkpoint. Postgres refuses to say so in one that has failed.
+SELECT pg_current_xact_id_if_assigned()::text IS NOT DISTINCT FROM $1::text
 
 -- name: freeze
 -- No batch of a build commits from here until this transaction ends, and no partition is claimed: both ask is_in_state.

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.beating import beating
 from gatelog.reader.subscriptions.engine import Engine
@@ -174,7 +175,7 @@ class Subscription:
                 await self._run_once(stop, settings, concurrency or self.concurrency)
                 return
             except (KafkaUnavailableError, PostgresUnavailableError) as error:
-                _log.warning("subscription.interrupted", subscription=self.name, error=str(error))
+                _log.warning("subscription.interrupted", subscription=self.name, error=told(error))
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
     async def _run_once(self, stop: asyncio.Event, settings: Settings, concurrency: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import uuid4
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.consumer_errors import ProjectionFailedError
@@ -21,6 +21,7 @@ from gatelog.core.errors import (
 )
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
+from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import is_cancelled
 from gatelog.reader.subscriptions.kept_marks import KeptMarks
@@ -104,7 +105,8 @@ class Transform:
         """Work until ``stop`` is set; then finish the transaction and leave. What passes is waited out.
 
         Raises:
-            ProjectionFailedError: the function raised an error, which is its cause; its transaction was aborted.
+            ProjectionFailedError: the function raised an error, which is its cause, or returned what is no record or
+                a larger one than the client sends; its transaction was aborted.
             InvalidInputError: it returned a record for a topic of the store.
             HistoryGoneError: the next record is gone from Kafka; nothing was skipped.
         """
@@ -122,13 +124,13 @@ class Transform:
                     await _Session(settings, self.name, self._function, codec, kept).run(joining, stop)
             except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
                 # The transaction was aborted, or its outcome is not known: the committed offsets tell.
-                _log.warning("transform.interrupted", transform=self.name, error=str(error))
+                _log.warning("transform.interrupted", transform=self.name, error=told(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
                 before, gone = gone, (error.topic, error.partition, error.offset)
                 if gone == before:
                     raise  # it was looked for, and is not anywhere else
-                _log.info("transform.again", transform=self.name, reason=str(error))
+                _log.info("transform.again", transform=self.name, reason=told(error))
 
 
 class _Session:
@@ -188,7 +190,7 @@ class _Session:
             for batch in batches:
                 for event in as_read(list[RecordedEvent](batch.events), self._types):
                     for record in await self._made(event):
-                        await self._produce(record)
+                        await self._produce(event, record)
             # A later batch of a place is further on.
             marks: dict[Place, Mark] = {}
             for batch in batches:
@@ -214,22 +216,28 @@ class _Session:
 
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
-            records = list(await self._function(event))
+            return list(await self._function(event))
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
-            raise ProjectionFailedError(
-                self._name, event.stream, event.version, event.position, event.type
-            ) from error
-        for record in records:
+            raise self._failed(event, error) from error
+
+    async def _produce(self, event: RecordedEvent, record: Outgoing) -> None:
+        try:
             if record.topic.startswith(f"{self._settings.store}."):
                 raise InvalidInputError(
                     f"Transform {self._name!r} would write into {record.topic!r}, a topic of the store: only the "
                     "relay does. Append an event instead."
                 )
-        return records
+            await self._send(record)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise
+            raise self._failed(event, error) from error
+        except (AttributeError, TypeError, ValueError) as error:  # it is no record
+            raise self._failed(event, error) from error
 
-    async def _produce(self, record: Outgoing) -> None:
+    async def _send(self, record: Outgoing) -> None:
         arguments: dict[str, Any] = {"key": record.key, "headers": list(record.headers)}
         while True:
             try:
@@ -238,6 +246,9 @@ class _Session:
                 await asyncio.to_thread(self._producer.poll, 0.1)
             else:
                 return
+
+    def _failed(self, event: RecordedEvent, error: BaseException) -> ProjectionFailedError:
+        return ProjectionFailedError(self._name, event.stream, event.version, event.position, event.type, error)
 
     # --- partitions come and go (see ``Owner``) -----------------------------------------------------
 
