@@ -1,12 +1,20 @@
 """When a handler does not succeed: what it may ask for, and what is done about an exception. Pure."""
 
+import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from gatelog.core.errors import InvalidInputError
+from gatelog.core.telling import TEXT_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, cut
 
 DELAY_MAX_S: Final = 3600.0
+
+
+def told(text: object, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    """Return what a handler says, as short as logs and parked events keep it, and such that it can be written."""
+    return cut(str(text).encode(errors="backslashreplace").decode(), characters_max)
 
 
 class Outcome(Exception):  # noqa: N818 - a wish of the handler, returned or raised, not an error
@@ -22,7 +30,7 @@ class Retry(Outcome):
     def __init__(self, reason: str = "the handler asked for a retry", *, after_s: float | None = None) -> None:
         if after_s is not None and not after_s >= 0:
             raise InvalidInputError(f"Retry: after_s is {after_s}; it must be a number of seconds from 0 on.")
-        self.reason, self.after_s = str(reason), after_s
+        self.reason, self.after_s = told(reason), after_s
         super().__init__(reason)
 
 
@@ -30,7 +38,7 @@ class Park(Outcome):
     """Park the event at once."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = str(reason)
+        self.reason = told(reason)
         super().__init__(reason)
 
 
@@ -38,7 +46,7 @@ class Skip(Outcome):
     """Take the event for handled; logged with the reason."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = str(reason)
+        self.reason = told(reason)
         super().__init__(reason)
 
 
@@ -46,7 +54,7 @@ class Stop(Outcome):
     """End the subscription. ``handled`` says whether this event counts as handled or comes again."""
 
     def __init__(self, reason: str = "the handler asked for it", *, handled: bool = True) -> None:
-        self.reason, self.handled = str(reason), handled
+        self.reason, self.handled = told(reason), handled
         super().__init__(reason)
 
 
@@ -127,15 +135,23 @@ Verdict: TypeAlias = Done | Later | Parked | Skipped | Stopped
 def described(found: object) -> str:
     """Return what a handler returned or raised, in words; what cannot say itself is named by its class."""
     try:
-        return f"{type(found).__name__}: {found}"
+        return told(f"{type(found).__name__}: {found}")
     except Exception:  # noqa: BLE001 - of the handler's own class
         return type(found).__name__
+
+
+def traced(error: Exception) -> str:
+    """Return the trace of what a handler raised, if one can be made of it."""
+    try:
+        return told("".join(traceback.format_exception(error)), TRACE_CHARACTERS_MAX)
+    except Exception:  # noqa: BLE001 - of the handler's own class
+        return described(error)
 
 
 def judge(result: object, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
     """Return what happens after the ``attempts``-th attempt: ``result`` is what the handler returned or raised.
 
-    A returned value that is no ``Outcome`` is success.
+    A returned value that is no ``Outcome`` is success, unless it shows that something was not done.
     """
     match result:
         case Skip():
@@ -147,10 +163,16 @@ def judge(result: object, attempts: int, failures: Failures, chance: Callable[[]
         case Retry() | Exception():
             return _after_failure(result, attempts, failures, chance)
         case type() if issubclass(result, BaseException):
-            error = TypeError(f"the handler returned the class {result.__name__}; call it: {result.__name__}(…)")
-            return _after_failure(error, attempts, failures, chance)
+            mistake = f"the class {result.__name__}; call it: {result.__name__}(…)"
+        case BaseException():
+            mistake = f"a {type(result).__name__}; raise it"
+        case _ if inspect.isawaitable(result) or inspect.isasyncgen(result):
+            mistake = f"a {type(result).__name__}; await what it does"
+            if inspect.iscoroutine(result):
+                result.close()  # or Python says as well that nobody has awaited it
         case _:
             return Done()
+    return _after_failure(TypeError(f"the handler returned {mistake}"), attempts, failures, chance)
 
 
 def _after_failure(error: Exception, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
