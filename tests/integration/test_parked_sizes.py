@@ -152,6 +152,18 @@ async def test_records_that_fit_apart_and_not_together_are_all_parked_whole(
     assert not any(event.is_reference for event in found)
 
 
+async def test_more_than_the_client_holds_is_asked_for_at_once(settings: Settings, producer: Producer) -> None:
+    for number in range(40):
+        await append(producer, f"Note-{number}", "text")
+    seen = Handled()
+    async with consuming(seen.subscription, settings):
+        await are_parked(settings, 40)
+        seen.is_cured = True
+        narrow = settings.model_copy(update={"kafka": {**settings.kafka, "queue.buffering.max.messages": "10"}})
+        await asyncio.to_thread(ask_again, narrow)
+        await holds(lambda: len(seen.events) == 40, "all are replayed")
+
+
 async def test_a_limit_that_was_lowered_later_does_not_end_the_replay_nor_its_failure(
     settings: Settings, producer: Producer
 ) -> None:

@@ -179,14 +179,9 @@ class Engine:
     async def assigned(self, begins: Mapping[Place, Begin]) -> int:
         """See ``Handling``. What is parked is known before the first event is handled."""
         read_upto = await self._parker.refresh()
-        for place, (start, position, settled, is_committed) in begins.items():
-            self._partitions[place] = Partition(
-                place,
-                Window(start),
-                position or 0,
-                read_upto if settled is None else settled,
-                sent=start if is_committed else start - 1,
-            )
+        for place, (start, position, settled) in begins.items():
+            sent, known = (start - 1, read_upto) if settled is None else (start, settled)
+            self._partitions[place] = Partition(place, Window(start), position or 0, known, sent)
         return read_upto
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:

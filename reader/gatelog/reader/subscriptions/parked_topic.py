@@ -4,7 +4,7 @@ Everything here blocks: call it off the event loop. A ``ParkedTopic`` is used by
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, NoReturn, Self, TypeAlias
 
@@ -202,12 +202,10 @@ class ParkedTopic:
             elif error is not None and error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 problems.append(error)
 
-        for nth, (event_id, event) in enumerate(words):
-            headers = [] if event is None else event.record_headers()
-            value = None if event is None else event.value
+        for nth, word in enumerate(words):
             answer = partial(delivered, nth)
             try:
-                self._producer.produce(self.name, value, event_id, partition=0, headers=headers, on_delivery=answer)
+                _produce(self._producer, self.name, word, answer)
             except KafkaException as error:
                 answer(error.args[0], None)
         if self._producer.flush(WRITE_TIMEOUT_S) > 0:
@@ -258,6 +256,19 @@ class ParkedTopic:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise TopicError(f"Kafka refused to create topic {self.name!r}: {error.args[0].str()}") from error
+
+
+def _produce(
+    producer: Producer, topic: str, word: Word, answer: Callable[[KafkaError | None, Message], None]
+) -> None:
+    event_id, event = word
+    headers = [] if event is None else event.record_headers()
+    value = None if event is None else event.value
+    try:
+        producer.produce(topic, value, event_id, partition=0, headers=headers, on_delivery=answer)
+    except BufferError:  # as much is under way as the client holds
+        producer.flush(WRITE_TIMEOUT_S)
+        producer.produce(topic, value, event_id, partition=0, headers=headers, on_delivery=answer)
 
 
 def entry_of(event: ParkedEvent, offset: int) -> Entry:
