@@ -274,14 +274,15 @@ class GroupReading:
         self._doubted.difference_update(places)
         marks = await located(self._settings, self._topics, begun | doubted)
         gone: dict[Place, Gone] = {}
-        for place, mark in list(marks.items()):
-            if mark.offset < lows[place]:
-                if mark.position is None:  # it is not known: from where the group began
-                    origin = await self._begun()
-                    marks[place] = mark = mark._replace(position=origin.handled, waits=origin.at is not None)
-                since = self._since if mark.waits else None
-                is_apart = mark.offset == UNKNOWN_OFFSET
-                gone[place] = Gone(place, mark.position or 0, lows[place], mark.topic, is_apart, since)
+        for place in [place for place, mark in marks.items() if mark.offset < lows[place]]:
+            if marks[place].position is None:  # it is not known: from where the group began
+                origin = await self._begun()
+                marks[place] = marks[place]._replace(position=origin.handled, waits=origin.at is not None)
+            mark = marks[place]
+            since = self._since if mark.waits else None
+            gone[place] = Gone(
+                place, mark.position or 0, lows[place], mark.topic, mark.offset == UNKNOWN_OFFSET, since
+            )
         settled = await self._handling.assigned(
             {
                 place: Begin(
