@@ -1,10 +1,12 @@
 """What is parked fits the parked topic, whatever its limit: less is said of the failure, or the payload is left."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # public, but not in its __all__
@@ -15,6 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # public, but 
 )
 from confluent_kafka.cimpl import NewTopic
 from support.models import Noted
+from support.processes import environment, gatelog
 from support.retention import forget, indexed
 from support.running import running
 from support.subscribing import append, consuming, holds
@@ -187,8 +190,8 @@ async def test_a_limit_that_was_lowered_later_does_not_end_the_replay_nor_its_fa
         await holds(lambda: len(seen.events) == 1, "it is replayed")
 
 
-async def test_an_event_that_kafka_has_forgotten_is_replayed_from_the_index(
-    settings: Settings, producer: Producer, reader: Reader
+async def test_an_event_that_kafka_has_forgotten_is_shown_and_replayed_from_the_index(
+    settings: Settings, producer: Producer, reader: Reader, tmp_path: Path
 ) -> None:
     await topic_with_limit(settings, LIMIT_BYTES)
     seen = Handled()
@@ -196,8 +199,11 @@ async def test_an_event_that_kafka_has_forgotten_is_replayed_from_the_index(
         await append(producer, "Note-1", "x" * 9_000)
         await indexed(reader, 1)
         async with consuming(seen.subscription, settings):
-            await are_parked(settings, 1)
+            (event,) = await are_parked(settings, 1)
         await forget(settings)
+    asked = ["parked", "show", "s", event.event_id, "--json"]
+    shown = await asyncio.to_thread(gatelog, asked, environment(settings), tmp_path)
+    assert json.loads(shown.stdout)["data"] == {"text": "x" * 9_000}, shown.stderr
     seen.is_cured = True
     await asyncio.to_thread(ask_again, settings)
     async with consuming(seen.subscription, settings):
