@@ -25,6 +25,7 @@ from support.waiting import until
 
 from gatelog.core import kafka
 from gatelog.core.consumer_errors import ParkedWithoutPayloadError
+from gatelog.core.errors import TopicError
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
@@ -153,6 +154,14 @@ async def test_records_that_fit_apart_and_not_together_are_all_parked_whole(
     async with consuming(seen.subscription, settings):
         found = await are_parked(settings, 40)
     assert not any(event.is_reference for event in found)
+
+
+async def test_a_topic_that_takes_nothing_ends_it_by_name(settings: Settings, producer: Producer) -> None:
+    await topic_with_limit(settings, 100)
+    await append(producer, "Note-1", "text")
+    async with asyncio.timeout(60):
+        with pytest.raises(TopicError, match=r"raise its max\.message\.bytes"):
+            await Handled().subscription.run(asyncio.Event(), settings)
 
 
 async def test_more_than_the_client_holds_is_asked_for_at_once(settings: Settings, producer: Producer) -> None:

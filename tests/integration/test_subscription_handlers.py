@@ -129,8 +129,9 @@ async def test_a_handler_that_swallowed_its_timeout_is_cancelled_by_the_stop_aga
 async def test_a_handler_that_never_ends_does_not_hold_the_subscription(
     settings: Settings, producer: Producer
 ) -> None:
+    """Neither the deadline of a stop nor that of a rebalance is waited for once more."""
     await append(producer, "Note-1", "text")
-    subscription = Subscription("s", failures=ONCE, stop_timeout_s=0.1)
+    subscription = Subscription("s", failures=ONCE, stop_timeout_s=0.1, revoke_timeout_s=600)
     called, may_end = asyncio.Event(), asyncio.Event()
 
     @subscription.on(Noted)
