@@ -9,12 +9,13 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
+from gatelog.core import kafka
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
-from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
+from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
 
@@ -341,3 +342,33 @@ async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Sett
         "InvalidInputError: Retry: after_s is -1; it must be a number of seconds from 0 on.",
         "MuteError",
     ]
+
+
+async def test_a_parked_topic_that_is_deleted_is_made_again_and_followed(
+    settings: Settings, producer: Producer
+) -> None:
+    """What was parked is gone with it, and holds nothing any more; offsets begin anew."""
+    await append(producer, "Note-1", "poison", "b")
+    subscription = Subscription("s", failures=Failures(attempts_max=1))
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+        await until(lambda: asyncio.to_thread(lambda: len(parked(settings, "s")) == 2), "both are parked")
+        await asyncio.to_thread(delete_parked_topic, settings)
+        await append(producer, "Note-2", "poison")
+
+        async def is_parked() -> bool:
+            return [event.stream for event in await asyncio.to_thread(parked, settings, "s")] == ["Note-2"]
+
+        await until(is_parked, "the topic was made again", timeout=120)
+        handled.poison.clear()
+        await asyncio.to_thread(ask_again, settings, "s")
+        await append(producer, "Note-1", "c")
+        await holds(lambda: handled.count == 2, "the replay is seen, and the other stream is not held")
+    assert handled.texts == {"Note-2": ["poison"], "Note-1": ["c"]}
+
+
+def delete_parked_topic(settings: Settings) -> None:
+    name = parked_topic_of(settings.store, "s")
+    admin = kafka.admin(settings.kafka_properties)
+    admin.delete_topics([name])[name].result(30)

@@ -25,6 +25,14 @@ from gatelog.reader.subscriptions.parked import (
 WRITE_TIMEOUT_S: Final = 30.0
 _ADDED_BYTES: Final = 4 * (TEXT_CHARACTERS_MAX + TRACE_CHARACTERS_MAX) + 4_096
 _BATCH: Final = 500
+_PASSES: Final = frozenset(  # a topic that is gone is made again
+    {
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+    }
+)
 
 _log = logs.logger("subscription")
 
@@ -43,6 +51,7 @@ class ParkedTopic:
         self._consumer: Consumer | None = None
         self._reading: Consumer | None = None
         self._producer: Producer | None = None
+        self.topic_id: str | None = None  # of the topic that `news` has read; None: there was none
         self.read_upto = 0  # the offset up to which `news` has returned everything
 
     def __enter__(self) -> Self:
@@ -74,11 +83,26 @@ class ParkedTopic:
     def news(self) -> list[Read]:
         """Return everything that was written since the last call, up to the end of the topic as it is now.
 
+        Where ``topic_id`` is another one afterwards, it is everything that this topic holds.
+
         Raises:
             KafkaUnavailableError: no answer in time.
         """
-        if self.read_upto == 0 and not self.exists():
+        topic_id = asking.ids(self._properties, [self.name]).get(self.name)
+        if topic_id != self.topic_id:
+            self._close_reading()
+            self.topic_id, self.read_upto = topic_id, 0
+        if topic_id is None:
             return []
+        begin = self.read_upto
+        try:
+            return self._read()
+        except BaseException:  # what was read is not told: read it again
+            self._close_reading()
+            self.read_upto = begin
+            raise
+
+    def _read(self) -> list[Read]:
         if self._reading is None:
             self._reading = self._new_consumer()
             self._reading.assign([TopicPartition(self.name, 0, self.read_upto)])
@@ -94,6 +118,11 @@ class ParkedTopic:
             elif time.monotonic() > deadline:
                 raise KafkaUnavailableError(f"Kafka does not deliver the records of topic {self.name!r}.")
         return words
+
+    def _close_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def _words(self, message: Message) -> Iterator[Read]:
         error, offset = message.error(), message.offset()
@@ -220,7 +249,7 @@ class ParkedTopic:
 
     def _raise(self, problem: KafkaError) -> NoReturn:
         with kafka.translated(self._properties):
-            if problem.retriable() or problem.code() == KafkaError._MSG_TIMED_OUT:
+            if problem.retriable() or problem.code() in _PASSES:
                 raise KafkaUnavailableError(f"Kafka did not take records for topic {self.name!r}: {problem}")
         raise TopicError(f"Kafka refused a record for topic {self.name!r}: {problem.str()}")
 

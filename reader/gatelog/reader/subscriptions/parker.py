@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 
-from gatelog.core import postgres
+from gatelog.core import logs, postgres
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.originals import whole
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedView
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic, Word, entry_of
+
+_log = logs.logger("subscription")
 
 
 class Parker:
@@ -19,6 +21,7 @@ class Parker:
         self._settings = settings
         self._pool = pool
         self.view = ParkedView()
+        self._topic_id: str | None = None  # of the topic that ``view`` was read from
         self._subscription = subscription
         self._limit = parked_events_max
         self._reading = ParkedTopic(settings, subscription)
@@ -42,7 +45,13 @@ class Parker:
             KafkaUnavailableError: no answer in time.
         """
         async with self._read_lock:
-            for event_id, offset, event in await asyncio.to_thread(self._reading.news):
+            news = await asyncio.to_thread(self._reading.news)
+            if self._reading.topic_id != self._topic_id:
+                if self._topic_id is not None:
+                    _log.warning("parked.topic_gone", topic=self._reading.name, parked=len(self.view))
+                    self.view = ParkedView()
+                self._topic_id = self._reading.topic_id
+            for event_id, offset, event in news:
                 self.view.apply(event_id, offset, None if event is None else entry_of(event, offset))
             return self._reading.read_upto
 
