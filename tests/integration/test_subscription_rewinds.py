@@ -1,7 +1,8 @@
 """A group whose offsets were set back handles everything again; what is parked stays so, and no event comes twice."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
@@ -89,12 +90,24 @@ class Handled:
         return lambda: len(self.texts) >= count
 
 
-async def test_what_was_replayed_or_dropped_is_handled_again(settings: Settings, producer: Producer) -> None:
+@asynccontextmanager
+async def members(seen: Handled, settings: Settings, count: int) -> AsyncIterator[None]:
+    """Run as many members, until the block ends."""
+    async with AsyncExitStack() as running:
+        for _ in range(count):
+            await running.enter_async_context(consuming(seen.subscription, settings))
+        yield
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_what_was_replayed_or_dropped_is_handled_again(
+    settings: Settings, producer: Producer, count: int
+) -> None:
     await append(producer, "Note-1", "a", "poison", "b")
     await append(producer, "Note-2", "dropped", "c")
     seen = Handled()
     seen.poison = {"poison", "dropped"}
-    async with consuming(seen.subscription, settings):
+    async with members(seen, settings, count):
         found = await are_parked(settings, 4)
         seen.poison.clear()
         await write(settings, [event for event in found if event.stream == "Note-1"])
@@ -103,7 +116,7 @@ async def test_what_was_replayed_or_dropped_is_handled_again(settings: Settings,
     assert sorted(seen.texts) == ["a", "b", "c", "poison"]
     await set_back(settings)
     seen.texts.clear()
-    async with consuming(seen.subscription, settings):
+    async with members(seen, settings, count):
         await holds(seen.has(5), "all come again")
     assert [text for text in seen.texts if text in {"a", "poison", "b"}] == ["a", "poison", "b"]
     assert [text for text in seen.texts if text in {"dropped", "c"}] == ["dropped", "c"]
