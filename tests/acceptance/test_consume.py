@@ -12,7 +12,7 @@ import pytest
 from support import members
 from support.members import NAME, handled
 from support.models import Noted
-from support.processes import environment, gatelog
+from support.processes import background, environment, gatelog
 from support.waiting import until
 
 from gatelog.console.programs import imported
@@ -89,6 +89,39 @@ async def test_parked_events_by_the_command_line(settings: Settings, producer: P
         assert await asyncio.to_thread(member.stop) == 0
     text = await asyncio.to_thread(gatelog, ["status"], own, tmp_path)
     assert "not running, 0 positions behind, 0.0 s; 0 parked" in text.stdout
+
+
+NEVER_ENDS = """
+import asyncio
+from pathlib import Path
+from gatelog.reader import Subscription
+
+app = Subscription("work", stop_timeout_s=0.1)
+
+@app.on("Noted")
+async def note(event):
+    while True:
+        try:
+            Path("called").touch()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+async def test_a_handler_that_ends_for_nobody_does_not_hold_the_process(
+    settings: Settings, producer: Producer, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(NEVER_ENDS)
+    await producer.append("Note-1", [Noted(text="x")], expected_version=ANY)
+
+    async def is_called() -> bool:
+        return (tmp_path / "called").exists()
+
+    with background(["consume", "program:app"], environment(settings), tmp_path / "log") as running:
+        await until(is_called, "the handler runs")
+        assert await asyncio.to_thread(running.stop) == 0
+    assert "subscription.stop_timeout" in (tmp_path / "log").read_text()
 
 
 async def test_workers_share_the_partitions_and_one_that_is_killed_is_started_again(

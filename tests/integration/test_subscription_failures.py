@@ -9,11 +9,13 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
+from gatelog.core import kafka
 from gatelog.core.consumer_errors import ParkedFullError
+from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
-from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
+from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
 
@@ -149,28 +151,33 @@ async def test_a_stream_goes_on_without_its_parked_event_if_that_is_wanted(
 async def test_what_is_parked_or_dropped_is_not_handled_when_it_comes_again(
     settings: Settings, producer: Producer
 ) -> None:
-    """A member dies after it parked and before it committed: simulated by forgetting the group's offsets."""
-    await append(producer, "Note-1", "poison", "dropped", "c")
-    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
-    handled = Handled(subscription)
-    handled.poison = {"poison", "dropped"}
+    """It was parked, and what stands before it in its partition was not done: nothing of it could be committed."""
+    slow, *others = [name for name in (f"Note-{n}" for n in range(99)) if partition_of(name, 3) == 0][:4]
+    for stream, text in zip((slow, *others), ("slow", "poison", "dropped", "c"), strict=True):
+        await append(producer, stream, text)
+    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False), stop_timeout_s=0.0)
+    attempts: dict[str, int] = defaultdict(int)
+    may_end = asyncio.Event()
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        attempts[event.data.text] += 1
+        if event.data.text == "slow":
+            await may_end.wait()
+        if event.data.text in {"poison", "dropped"}:
+            raise ValueError("cannot bear it")
+
     async with consuming(subscription, settings):
-        await holds(lambda: handled.count == 1, "the good one is handled")
+        await until(lambda: asyncio.to_thread(lambda: len(parked(settings, "s")) == 2), "both are parked")
+        await holds(lambda: attempts["c"] == 1, "the good one is handled")
     _poison, dropped = await asyncio.to_thread(parked, settings, "s")
     with ParkedTopic(settings, "s") as topic:
         await asyncio.to_thread(topic.write, [(dropped.event_id, None)])
-    await asyncio.to_thread(forget_offsets, settings, subscription.group_of(settings.store))
+    may_end.set()
     async with consuming(subscription, settings):
-        await holds(lambda: handled.count == 2, "what was handled comes again: at least once")
-    assert handled.attempts == {"poison": 1, "dropped": 1, "c": 2}
-    assert [event.version for event in await asyncio.to_thread(parked, settings, "s")] == [1]
-
-
-def forget_offsets(settings: Settings, group: str) -> None:
-    from gatelog.core import kafka
-
-    admin = kafka.admin(settings.kafka_properties)
-    admin.delete_consumer_groups([group])[group].result(30)
+        await holds(lambda: attempts["c"] == 2, "what was handled comes again: at least once")
+    assert attempts == {"slow": 2, "poison": 1, "dropped": 1, "c": 2}
+    assert [event.position for event in await asyncio.to_thread(parked, settings, "s")] == [2]
 
 
 async def test_a_handler_asks_to_skip_park_or_stop_and_may_return_or_raise_it(
@@ -335,3 +342,33 @@ async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Sett
         "InvalidInputError: Retry: after_s is -1; it must be a number of seconds from 0 on.",
         "MuteError",
     ]
+
+
+async def test_a_parked_topic_that_is_deleted_is_made_again_and_followed(
+    settings: Settings, producer: Producer
+) -> None:
+    """What was parked is gone with it, and holds nothing any more; offsets begin anew."""
+    await append(producer, "Note-1", "poison", "b")
+    subscription = Subscription("s", failures=Failures(attempts_max=1))
+    handled = Handled(subscription)
+    handled.poison = {"poison"}
+    async with consuming(subscription, settings):
+        await until(lambda: asyncio.to_thread(lambda: len(parked(settings, "s")) == 2), "both are parked")
+        await asyncio.to_thread(delete_parked_topic, settings)
+        await append(producer, "Note-2", "poison")
+
+        async def is_parked() -> bool:
+            return [event.stream for event in await asyncio.to_thread(parked, settings, "s")] == ["Note-2"]
+
+        await until(is_parked, "the topic was made again", timeout=120)
+        handled.poison.clear()
+        await asyncio.to_thread(ask_again, settings, "s")
+        await append(producer, "Note-1", "c")
+        await holds(lambda: handled.count == 2, "the replay is seen, and the other stream is not held")
+    assert handled.texts == {"Note-2": ["poison"], "Note-1": ["c"]}
+
+
+def delete_parked_topic(settings: Settings) -> None:
+    name = parked_topic_of(settings.store, "s")
+    admin = kafka.admin(settings.kafka_properties)
+    admin.delete_topics([name])[name].result(30)

@@ -78,6 +78,8 @@ def test_marks_survive_kafka_and_strangers_have_no_position() -> None:
     assert marks_of(kafka_marks({PLACE: Mark(7, None, 3)})) == {PLACE: Mark(7, None, 3)}
     assert marks_of(kafka_marks({PLACE: Mark(7)})) == {PLACE: Mark(7)}
     assert marks_of(kafka_marks({PLACE: Mark(7, 12, 3, "x-y_z")})) == {PLACE: Mark(7, 12, 3, "x-y_z")}
+    mark = Mark(7, None, None, "x-y_z", 0, waits=True)
+    assert marks_of(kafka_marks({PLACE: mark})) == {PLACE: mark}
     strange = [TopicPartition(*PLACE, 3, metadata=text) for text in ("x", "gatelog position=", "position=4", "")]
     assert [marks_of([each])[PLACE] for each in strange] == [Mark(3)] * 4
     assert marks_of([TopicPartition(*PLACE, -1001)]) == {}
@@ -95,3 +97,15 @@ def test_what_is_not_known_stays_so_until_an_event_tells() -> None:
     assert trail.mark(12) == Mark(12, 44)
     trail.took([], [], 20, 60)
     assert trail.mark(20) == Mark(20, 60), "records of other types were read, and count as handled"
+
+
+def test_a_group_waits_until_the_first_event_of_its_time_is_handled() -> None:
+    trail = Trail(Mark(5, settled=3, waits=True))
+    assert trail.mark(5) == Mark(5, settled=3, waits=True)
+    trail.took([], [], 8, 30)
+    waited = trail.waits
+    trail.met(9)
+    trail.took([9, 10], [40, 41], 11, 41)
+    assert (waited, trail.waits) == (True, False)
+    assert trail.mark(9).waits, "whoever goes on here looks for it again"
+    assert trail.mark(10) == Mark(10, 40, settled=3)

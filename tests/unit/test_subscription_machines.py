@@ -140,7 +140,7 @@ def test_bad_numbers_are_refused() -> None:
 
 
 def entry(number: int, stream: int, state: ParkedState, offset: int) -> Entry:
-    return Entry(str(number), f"S-{stream}", number, ("t", 0), state, number % 4 == 0, offset)
+    return Entry(str(number), f"S-{stream}", number, number, ("t", 0), number, state, number % 4 == 0, offset)
 
 
 @given(
@@ -163,10 +163,15 @@ def test_the_newest_word_on_an_event_counts(
     newest = {event_id: each for event_id, _, each in told}
     parked = {event_id: each for event_id, each in newest.items() if each is not None}
     assert {each.event_id: each for each in view} == parked
-    assert all(view.knows(event_id) for event_id in newest)
+    assert all(view.knows(event_id, 0) for event_id in newest)
+    settled_at = {event_id: offset for event_id, offset, each in told if each is None}
+    for event_id in newest.keys() - parked.keys():
+        assert view.knows(event_id, settled_at[event_id])
+        assert not view.knows(event_id, settled_at[event_id] + 1), "it was said before the group was set back"
     for stream in {f"S-{n}" for n in range(3)}:
         own = sorted((each for each in parked.values() if each.stream == stream), key=lambda each: each.version)
-        assert view.is_held(stream) == bool(own)
+        for version in range(11):
+            assert view.is_held(stream, version) == any(each.version < version for each in own)
         stays = [each.state is ParkedState.PARKED and not each.is_follower for each in own]
         due = [each for each, stay in zip(own, stays, strict=True) if not stay]
         if hold:  # up to the first that failed and was not asked for

@@ -24,6 +24,10 @@ def test_beginning_and_end_stay_and_the_rest_is_counted() -> None:
     assert f"[... {6_000_000 - found.count('x') - found.count('z'):,} characters cut ...]" in found
 
 
+def test_what_no_encoding_has_is_told_by_its_number() -> None:
+    assert cut("half \ud83d of é") == "half \\ud83d of é"
+
+
 def raised(error: Exception, cause: BaseException | None = None) -> Exception:
     try:
         raise error from cause

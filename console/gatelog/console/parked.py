@@ -9,13 +9,14 @@ import typer
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
 from gatelog.core import postgres
-from gatelog.core.consumer_errors import ParkedNotFoundError
+from gatelog.core.consumer_errors import ParkedNotFoundError, ParkedWithoutPayloadError
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
 from gatelog.core.settings import Settings
-from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
+from gatelog.reader.subscriptions.originals import whole
+from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent, parse_record, source_of
+from gatelog.schemas.envelope import parse_record, source_of
 from gatelog.schemas.registries import registry_of
 
 app = typer.Typer(help="Events that a subscription has given up.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,7 +50,7 @@ def list_parked(
             when = event.parked_at.strftime("%Y-%m-%d %H:%M:%S")
             typer.echo(
                 f"{event.position:>8}  {event.event_id}  {event.stream}@{event.version}  {event.type}  {when}  "
-                f"{event.attempts} attempts: {event.reason}{waits}"
+                f"{event.attempts} attempts: {_in_one_line(event.reason)}{waits}"
             )
     if not found and not json:
         typer.echo("Nothing is parked.")
@@ -70,8 +71,7 @@ def show(
     settings = options.settings_of(store, home)
     with ParkedTopic(settings, name) as topic:
         (event,) = _chosen(name, topic.all(), [event_id], None, every=False)
-    document = _document(event) | {"trace": event.trace} | asyncio.run(_payload(settings, event))
-    document["headers"] = {key: value.decode(errors="replace") for key, value in event.headers}
+    document = _document(event) | {"trace": event.trace} | asyncio.run(_payload(settings, name, event))
     if json:
         print_json(document)
         return
@@ -115,7 +115,7 @@ def drop(
     store: options.Store = None,
     home: options.Home = None,
 ) -> None:
-    """Take parked events for settled: they are never handled. The events themselves stay in the store.
+    """Take parked events for settled: they are not handled. The events themselves stay in the store.
 
     Events that are parked only because one before them is are then handled, unless another one before them failed.
 
@@ -156,16 +156,25 @@ def _document(event: ParkedEvent) -> dict[str, Any]:
         "topic": event.place[0],
         "partition": event.place[1],
         "offset": event.offset,
+        "has_payload": not event.is_reference,
     }
 
 
-async def _payload(settings: Settings, event: ParkedEvent) -> dict[str, Any]:
-    try:
-        record = parse_record(source_of(settings.store), list(event.headers), event.value)
-        async with postgres.pool(settings.dsn, settings.store, "gatelog parked", 1) as pool:
+def _in_one_line(text: str) -> str:
+    """Return what a handler said such that a terminal shows it, and does not obey it."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in text)
+
+
+async def _payload(settings: Settings, name: str, event: ParkedEvent) -> dict[str, Any]:
+    async with postgres.pool(settings.dsn, settings.store, "gatelog parked", 2) as pool:
+        raw: dict[str, Any] = {}
+        try:
+            event = await whole(settings, pool, parked_topic_of(settings.store, name), event)
+            raw = {"raw": event.value.hex()}
+            record = parse_record(source_of(settings.store), list(event.headers), event.value)
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.warm({record.schema_id})
-        found: RecordedEvent = record.with_codec(codec)
-        return {"data": found.as_dict()}
-    except UndecodableRecordError as error:
-        return {"unreadable": str(error), "raw": event.value.hex()}
+            found: dict[str, Any] = {"data": record.with_codec(codec).as_dict()}
+        except (ParkedWithoutPayloadError, UndecodableRecordError) as error:
+            found = {"unreadable": str(error)} | raw
+        return found | {"headers": {key: value.decode(errors="replace") for key, value in event.headers}}

@@ -18,6 +18,8 @@ from gatelog.producer.relay import Relay
 
 GC_ALLOCATIONS: Final = 100_000  # more than freed, of objects that hold others, until the collector looks
 
+_log = logs.logger("console")
+
 JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log JSON, one object a line.")]
 
 
@@ -75,8 +77,25 @@ def until_signal(json_logs: bool, *running: services.Service) -> None:
     logs.configure(json=is_json)
     _collect_rarely()
     ending.leave_to_services()
-    with failing.logged_as_json(is_json), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(services.run_until_signal(*running))
+    runner = asyncio.Runner(loop_factory=loop_factory())
+    try:
+        with failing.logged_as_json(is_json):
+            runner.run(services.run_until_signal(*running))
+    finally:
+        if _have_ended(runner.get_loop()):
+            runner.close()
+
+
+def _have_ended(loop: asyncio.AbstractEventLoop) -> bool:
+    """Cancel what services have left, as handlers of a program; say whether it ended. A runner would wait for it."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        _done, left = loop.run_until_complete(asyncio.wait(left, timeout=ending.GRACE_S))
+    if left:
+        _log.error("tasks.left", tasks=sorted(task.get_name() for task in left), hint="they swallow cancellations")
+    return not left
 
 
 def _collect_rarely() -> None:

@@ -123,3 +123,17 @@ class SessionChangedError(GatelogError):
             f"{found}. Later batches would write into other tables, those of a rebuild into the live read model: "
             "nothing of this one was written. Let the function use SET LOCAL, or names with a schema."
         )
+
+
+class ParkedWithoutPayloadError(GatelogError):
+    """An event is parked without its payload, which its stream does not hold any more."""
+
+    exit_code = 8
+
+    def __init__(self, topic: str, event_id: str, stream: str, version: int) -> None:
+        self.topic, self.event_id, self.stream, self.version = topic, event_id, stream, version
+        super().__init__(
+            f"Event {event_id} was too large for topic {topic!r}, and is parked there without its payload. It would"
+            f" be read from stream {stream!r}; version {version} is not there, or is another event. If index or gate "
+            "were lost, bring them back (docs/operations.md) and replay it again; or drop it (gatelog parked drop)."
+        )

@@ -12,7 +12,12 @@ KEPT_FIRST: Final = 2 / 3  # of a text that is cut: how much of what stays is it
 
 
 def cut(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
-    """Return a text in at most so many characters: beginning and end stay, a note between them says what is gone."""
+    """Return a text in at most so many characters: beginning and end stay, a note between them says what is gone.
+
+    It can be written anywhere: a surrogate without its other half, which no encoding has, is told by its number.
+    """
+    if not text.isascii():
+        text = text.encode(errors="backslashreplace").decode()
     if len(text) <= characters_max:
         return text
     kept = characters_max - len(_note(len(text)))

@@ -21,15 +21,15 @@ from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
-from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent
+from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, kafka_record
 from gatelog.reader.subscriptions.history import PAGE_EVENTS, History
 from gatelog.reader.subscriptions.marks import before_kafka
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Place
 from gatelog.reader.subscriptions.probing import Probe
 from gatelog.reader.subscriptions.topics import Topics
-from gatelog.schemas.codec import WIRE_HEADER, Codec
-from gatelog.schemas.envelope import Record, RecordedEvent, headers_of, source_of
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import Record, RecordedEvent, source_of
 
 FIRST_PAGE_EVENTS: Final = 256
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # by the average of the page before
@@ -49,7 +49,7 @@ class Gone:
     low: int  # the first offset that Kafka has
     topic: str | None  # the id of the topic that Kafka has
     is_apart: bool = False  # what Kafka has does not tell what is gone: all is told that the index has
-    since: datetime | None = None  # tell nothing before the first event of this time or later
+    since: datetime | None = None  # of what comes before the first event of this time, much may be left out
     upto: int | None = None  # Kafka has what comes after this; None: not known yet
     has_moved: bool = False  # ``low``, since the partition was assigned
 
@@ -230,8 +230,6 @@ class CatchingUp:
         assert gone.upto is not None
         events = [event for event in page if self._is_due(gone, event)]
         gone.after = max(gone.after, min(reached, gone.upto))
-        if gone.since is not None:
-            return  # until the first event of that time there is no progress: who goes on looks for it again
         records = [self._as_record(event) for event in events]
         for first in range(0, max(len(records), 1), BATCH_EVENTS_MAX):
             batch = records[first : first + BATCH_EVENTS_MAX]
@@ -241,13 +239,7 @@ class CatchingUp:
     def _is_due(self, gone: Gone, event: RecordedEvent) -> bool:
         assert event.position is not None
         assert gone.upto is not None
-        if not gone.after < event.position <= gone.upto or self._place_of(event.stream) != gone.place:
-            return False
-        if gone.since is not None:
-            if event.recorded_at < gone.since:
-                return False
-            gone.since = None  # whatever comes after the first one is told
-        return True
+        return gone.after < event.position <= gone.upto and self._place_of(event.stream) == gone.place
 
     def _deliver(self, gone: Gone, events: list[KafkaEvent], next_offset: int) -> None:
         assignment = self._member.assignment_of(gone.place)
@@ -266,34 +258,17 @@ class CatchingUp:
         """Return an event of the index as it was read from Kafka: handlers, and the parked topic, know no other."""
         record = Record(*event._row)
         source = source_of(self._settings.store)
-        value = WIRE_HEADER.pack(0, record.schema_id) + record.raw
+        headers, value = kafka_record(source, record)
         made = KafkaEvent(
             record.stream,
             record.version,
             record.position,
             record.type,
             record.schema_id,
-            _headers_of(source, record),
+            headers,
             value,
             source,
             self._codec,
         )
         made._record = record
         return made
-
-
-def _headers_of(source: str, record: Record) -> dict[str, str | bytes | None]:
-    found = headers_of(
-        source.encode(),
-        str(record.id),
-        record.type,
-        record.stream,
-        str(record.version),
-        record.position,
-        record.recorded_at.isoformat(timespec="microseconds"),
-        None if record.correlation_id is None else str(record.correlation_id),
-        None if record.causation_id is None else str(record.causation_id),
-        record.traceparent,
-        record.metadata_json,
-    )
-    return {name: value.encode() if isinstance(value, str) else value for name, value in found}

@@ -91,6 +91,8 @@ class Engine:
                 self._member.release(len(batch.events), batch.size_bytes)
             return
         partition.window.take(batch.offsets, batch.next_offset)
+        last = batch.events[-1].position if batch.events else 0
+        partition.position = max(partition.position, batch.reached, last)
         put, by_stream, place = self._lanes.put, self._plan.order == "stream", batch.place
         for event, offset in zip(batch.events, batch.offsets, strict=True):
             put(event.stream if by_stream else place, Item(event, offset, partition))
@@ -135,7 +137,8 @@ class Engine:
             partition.seen = window.committable
         if self._plan.handler_timeout_s is not None:
             latest, between = time.monotonic() - self._plan.handler_timeout_s, self._fates.between
-            late = [w for w in self._workers.busy if w.since < latest and w not in between]
+            busy = self._workers.busy
+            late = [w for w in busy if w.since < latest and w not in between and w.cancelled_for is None]
             self._workers.cancel(late, "timeout")
 
     async def _finish(self) -> None:
@@ -164,7 +167,9 @@ class Engine:
         for stream in view.streams():
             for entry in view.due(stream, hold=hold):
                 partition = self._partitions.get(entry.place)
-                if partition is not None and entry.event_id not in self._fates.replaying:
+                if partition is None or not partition.has_passed(entry):
+                    break  # what follows it in its stream comes later, too
+                if entry.event_id not in self._fates.replaying:
                     self._fates.replaying.add(entry.event_id)
                     key = stream if self._plan.order == "stream" else entry.place
                     self._lanes.put(key, Item(None, 0, partition, entry))
@@ -172,11 +177,13 @@ class Engine:
 
     # --- partitions come and go -----------------------------------------------------------------------
 
-    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
+    async def assigned(self, begins: Mapping[Place, Begin]) -> int:
         """See ``Handling``. What is parked is known before the first event is handled."""
-        await self._parker.refresh()
-        for place, (start, is_committed) in begins.items():
-            self._partitions[place] = Partition(place, Window(start), start if is_committed else start - 1)
+        read_upto = await self._parker.refresh()
+        for place, (start, position, settled) in begins.items():
+            sent, known = (start - 1, read_upto) if settled is None else (start, settled)
+            self._partitions[place] = Partition(place, Window(start), position or 0, known, sent)
+        return read_upto
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
         """See ``Handling``. What was handled is to be committed, so what stands before it is handled too; no more."""

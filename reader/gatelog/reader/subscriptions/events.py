@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from gatelog.schemas.codec import WIRE_HEADER, Codec
-from gatelog.schemas.envelope import Record, RecordedEvent, parse_record
+from gatelog.schemas.envelope import Record, RecordedEvent, headers_of, parse_record
 
 ENVELOPE_BYTES: Final = 512  # of the headers, and of the objects that hold them
 _WIRE_BYTES: Final = WIRE_HEADER.size
@@ -111,3 +111,22 @@ def event_of(source: str, headers: dict[str, Any], value: bytes | None, codec: C
     return KafkaEvent(
         found.stream, found.version, found.position, found.type, found.schema_id, headers, value, source, codec
     )
+
+
+def kafka_record(source: str, record: Record) -> tuple[dict[str, str | bytes | None], bytes]:
+    """Return headers and value of an event's record in Kafka, as the relay wrote them and they are read."""
+    headers = headers_of(
+        source.encode(),
+        str(record.id),
+        record.type,
+        record.stream,
+        str(record.version),
+        record.position,
+        record.recorded_at.isoformat(timespec="microseconds"),
+        None if record.correlation_id is None else str(record.correlation_id),
+        None if record.causation_id is None else str(record.causation_id),
+        record.traceparent,
+        record.metadata_json,
+    )
+    value = WIRE_HEADER.pack(0, record.schema_id) + record.raw
+    return {name: text.encode() if isinstance(text, str) else text for name, text in headers}, value

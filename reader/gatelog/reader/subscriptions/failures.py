@@ -1,5 +1,6 @@
 """When a handler does not succeed: what it may ask for, and what is done about an exception. Pure."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -126,26 +127,32 @@ Verdict: TypeAlias = Done | Later | Parked | Skipped | Stopped
 def judge(result: object, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
     """Return what happens after the ``attempts``-th attempt: ``result`` is what the handler returned or raised.
 
-    A returned value that is no ``Outcome`` is success.
+    A returned value that is no ``Outcome`` is success, unless it shows that something was not done.
     """
     match result:
         case Skip():
-            return Skipped(_reason(result))
+            return Skipped(reason_of(result))
         case Park():
-            return Parked(_reason(result))
+            return Parked(reason_of(result))
         case Stop():
-            return Stopped(result.handled, None, _reason(result))
+            return Stopped(result.handled, None, reason_of(result))
         case Retry() | Exception():
             return _after_failure(result, attempts, failures, chance)
         case type() if issubclass(result, BaseException):
-            error = TypeError(f"the handler returned the class {result.__name__}; call it: {result.__name__}(…)")
-            return _after_failure(error, attempts, failures, chance)
+            mistake = f"the class {result.__name__}; call it: {result.__name__}(…)"
+        case BaseException():
+            mistake = f"a {type(result).__name__}; raise it"
+        case _ if inspect.isawaitable(result) or inspect.isasyncgen(result):
+            mistake = f"a {type(result).__name__}; await what it does"
+            if inspect.iscoroutine(result):
+                result.close()  # or Python says as well that nobody has awaited it
         case _:
             return Done()
+    return _after_failure(TypeError(f"the handler returned {mistake}"), attempts, failures, chance)
 
 
 def _after_failure(error: Exception, attempts: int, failures: Failures, chance: Callable[[], float]) -> Verdict:
-    reason = _reason(error)
+    reason = reason_of(error)
     if attempts < failures.attempts_max:
         wanted = error.after_s if isinstance(error, Retry) else None
         return Later(failures.delay_s(attempts, chance) if wanted is None else min(wanted, DELAY_MAX_S), reason)
@@ -154,7 +161,7 @@ def _after_failure(error: Exception, attempts: int, failures: Failures, chance: 
     return Skipped(reason) if failures.then == "skip" else Stopped(False, error, reason)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return what happened, with its causes; of a wish of the handler, what it says of it."""
     first, *behind = causes(error)
     kind = type(error).__name__

@@ -9,13 +9,13 @@ from typing import Final
 
 from gatelog.core import logs
 from gatelog.core.consumer_errors import HandlerTimeoutError
-from gatelog.core.errors import KafkaUnavailableError
+from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.telling import told, traced
 from gatelog.reader.subscriptions.events import KafkaEvent, event_of
-from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
+from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge, reason_of
 from gatelog.reader.subscriptions.group_reading import GroupReading
 from gatelog.reader.subscriptions.lanes import Lanes
-from gatelog.reader.subscriptions.parked import ParkedEvent
+from gatelog.reader.subscriptions.parked import Entry, ParkedEvent
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.work import Counts, Handler, Item, Key, Partition, Plan
 from gatelog.reader.subscriptions.workers import Worker
@@ -87,10 +87,9 @@ class Fates:
         """Return the event to handle now, or None when there is nothing more to do about it."""
         event = item.event
         if event is None:
-            event = await self._fetch_replay(item)
-            if event is None:
-                self._close(key, item)
-        elif await self._is_parked(key, item, event):
+            assert item.entry is not None
+            return await self._replayed(key, item, item.entry)
+        if await self._is_parked(key, item, event):
             return None
         return event
 
@@ -105,7 +104,7 @@ class Fates:
                 with handling(event):
                     result = await handler(event)
         except asyncio.CancelledError:
-            if worker.cancelled_for == "revoked" or self.is_stopping:
+            if worker.is_given_up or (worker.cancelled_for is None and self.is_stopping):
                 raise
             if worker.cancelled_for is None:
                 result = RuntimeError("the handler was cancelled from inside")
@@ -120,20 +119,22 @@ class Fates:
     async def _after_cancelling(self, worker: Worker, event: KafkaEvent, result: object) -> object:
         """Return what became of an event whose handler was cancelled, by us or by itself, and ended in its own way.
 
-        The task goes on with other events, and nothing of this must cling to it.
+        The task goes on with other events, and nothing of this must cling to it. An event that was to be given up is
+        not handled, whatever its handler made of that: it had no time left.
         """
         assert worker.task is not None
+        if worker.is_given_up:
+            raise asyncio.CancelledError
         if worker.cancelled_for == "timeout":
             result = HandlerTimeoutError(event.stream, event.version, self._plan.handler_timeout_s or 0)
-        if not self.is_stopping:
-            worker.cancelled_for = None
-            while worker.task.uncancel():
-                pass
-            try:
-                await asyncio.sleep(0)  # where a cancellation comes out that the handler did not wait for
-            except asyncio.CancelledError:
-                if worker.cancelled_for is not None or self.is_stopping:
-                    raise
+        worker.cancelled_for = None
+        while worker.task.uncancel():
+            pass
+        try:
+            await asyncio.sleep(0)  # where a cancellation comes out that the handler did not wait for
+        except asyncio.CancelledError:
+            if worker.cancelled_for is not None or self.is_stopping:
+                raise
         return result
 
     def _handler_of(self, event_type: str) -> Handler | None:
@@ -253,23 +254,31 @@ class Fates:
     async def _is_parked(self, key: Key, item: Item, event: KafkaEvent) -> bool:
         """Close an event that is parked already, and park one whose stream is held; say whether it was either."""
         view = self._parker.view
-        if view.knows(event.id_text):
+        if view.knows(event.id_text, item.partition.settled):
             self._close(key, item)
             return True
-        if self._plan.failures.hold_stream and view.is_held(event.stream):
+        if self._plan.failures.hold_stream and view.is_held(event.stream, event.version):
             await self._park(key, item, event, "an earlier event of its stream is parked", 0, "")
             return True
         return False
 
     async def _park(self, key: Key, item: Item, event: KafkaEvent, reason: str, attempts: int, trace: str) -> None:
-        if item.entry is None:
-            parked = ParkedEvent.of(event, item.partition.place, item.offset, reason, attempts, trace)
+        if item.entry is not None:
+            await self._park_again(key, item, item.entry, reason, attempts, trace)
+            return
+        await self._write(
+            key, item, ParkedEvent.of(event, item.partition.place, item.offset, reason, attempts, trace)
+        )
+
+    async def _park_again(self, key: Key, item: Item, entry: Entry, reason: str, attempts: int, trace: str) -> None:
+        """Park what was to be replayed."""
+        found = await self._parker.fetch(entry.parked_offset)
+        if found is None:  # dropped, or asked for once more, meanwhile
+            self._close(key, item)
         else:
-            found = await self._parker.fetch(item.entry.parked_offset)
-            if found is None:  # dropped, or asked for once more, meanwhile
-                self._close(key, item)
-                return
-            parked = found.failed_again(reason, attempts, trace)
+            await self._write(key, item, found.failed_again(reason, attempts, trace))
+
+    async def _write(self, key: Key, item: Item, parked: ParkedEvent) -> None:
         if await self._persist(lambda: self._parker.park(parked), item):
             self.counts.parked += 1
             self._close(key, item)
@@ -290,15 +299,31 @@ class Fates:
                 return True
         return False
 
-    async def _fetch_replay(self, item: Item) -> KafkaEvent | None:
-        """Return the event to replay, or None when it is settled or has failed again."""
-        assert item.entry is not None
-        view, hold = self._parker.view, self._plan.failures.hold_stream
-        if view.get(item.entry.event_id) != item.entry or not view.is_due(item.entry, hold=hold):
+    async def _replayed(self, key: Key, item: Item, entry: Entry) -> KafkaEvent | None:
+        """Return the event to replay, or None when it is settled, or has failed again."""
+        try:
+            event = await self._fetch_replay(entry)
+        except GatelogError as error:
+            reason, attempts = reason_of(error), self.attempts.get(key, 0) + 1
+            where = {"subscription": self._plan.subscription, "stream": entry.stream, "version": entry.version}
+            _log.warning("event.not_replayed", **where, reason=reason)
+            if error.retryable:
+                self._rest(key, item, PARK_AGAIN_S)
+            else:
+                await self._park_again(key, item, entry, reason, attempts, traced(error))
             return None
-        found = await self._parker.fetch(item.entry.parked_offset)
+        if event is None:
+            self._close(key, item)
+        return event
+
+    async def _fetch_replay(self, entry: Entry) -> KafkaEvent | None:
+        view, hold = self._parker.view, self._plan.failures.hold_stream
+        if view.get(entry.event_id) != entry or not view.is_due(entry, hold=hold):
+            return None
+        found = await self._parker.fetch(entry.parked_offset)
         if found is None:
             return None
+        found = await self._parker.whole(found)
         event = event_of(self._plan.source, dict(found.headers), found.value, self._codec)
         await self._codec.warm({event.schema_id})
         return event

@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Final, NamedTuple, Protocol, Self
 
 from gatelog.core import logs
-from gatelog.core.errors import PostgresUnavailableError
+from gatelog.core.errors import PostgresUnavailableError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
@@ -30,10 +31,14 @@ _log = logs.logger("subscription")
 
 
 class Begin(NamedTuple):
-    """Where a partition of ours begins, and whether the group has committed that already."""
+    """Where a partition of ours begins, and the position up to which all of it was handled; None: not known.
+
+    ``settled``: see ``Mark``. None: we have not committed this yet.
+    """
 
     offset: int
-    is_committed: bool
+    position: int | None
+    settled: int | None
 
 
 class Handling(Protocol):
@@ -43,8 +48,8 @@ class Handling(Protocol):
         """Take note of what is read; called once, first."""
         ...
 
-    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
-        """These partitions are ours from now on."""
+    async def assigned(self, begins: Mapping[Place, Begin]) -> int:
+        """These partitions are ours from now on; return what ``settled`` is where that is not known."""
         ...
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
@@ -80,6 +85,7 @@ class GroupReading:
         self._marked: dict[Place, Mark] = {}  # what was committed, or asked to be
         self._topics = Topics(settings, joining.categories)
         self._trails: dict[Place, Trail] = {}
+        self._since: datetime | None = None  # nothing is handled before the first event of this time, or later
         self._told: dict[Place, int] = {}  # what Kafka has up to here was told by the index, or handled before
         self._doubted: set[Place] = set()  # partitions where records were missing before the next one
         self.member: Membership
@@ -173,23 +179,40 @@ class GroupReading:
 
     def _taken(self, batch: Batch) -> Batch:
         trail = self._trails.get(batch.place)
-        if trail is None or not batch.reached:
-            return batch  # of the index; or it is going away at this moment, and nobody will handle it
-        trail.epoch = batch.epoch
-        if batch.place in self._told:
+        if trail is None:
+            return batch  # it is going away at this moment, and nobody will handle it
+        comes_from_kafka = batch.reached > 0
+        if comes_from_kafka and batch.place in self._told:
             batch = self._without_told(batch)
-        trail.took(batch.offsets, [event.position for event in batch.events], batch.next_offset, batch.reached)
+        if trail.waits:
+            batch = self._without_earlier(batch, trail)
+        if comes_from_kafka:
+            trail.epoch = batch.epoch
+            trail.took(batch.offsets, [event.position for event in batch.events], batch.next_offset, batch.reached)
         return batch
 
     def _without_told(self, batch: Batch) -> Batch:
         """Pass over what was told; once there is something else, nothing more of it comes."""
         told = self._told[batch.place]
-        kept = [event for event in batch.events if event.position > told]
-        passed = len(batch.events) - len(kept)
-        if kept:
+        passed = sum(event.position <= told for event in batch.events)
+        if passed < len(batch.events):
             del self._told[batch.place]
+        return self._without(batch, passed)
+
+    def _without_earlier(self, batch: Batch, trail: Trail) -> Batch:
+        """Pass over what comes before the first event of the time at which the group begins."""
+        for nth, event in enumerate(batch.events):
+            with suppress(UndecodableRecordError):  # nobody knows its time
+                if self._since is None or event.recorded_at >= self._since:
+                    trail.met(batch.offsets[nth])
+                    return self._without(batch, nth)
+        return self._without(batch, len(batch.events))
+
+    def _without(self, batch: Batch, passed: int) -> Batch:
+        """Return a batch without its first events."""
         if not passed:
             return batch
+        kept = batch.events[passed:]
         size = batch.size_bytes * len(kept) // len(batch.events)
         self.member.release(passed, batch.size_bytes - size)
         return replace(batch, events=kept, offsets=batch.offsets[passed:], size_bytes=size)
@@ -244,37 +267,48 @@ class GroupReading:
         """Begin where the group stands, or as was decided; with the index where Kafka does not reach back."""
         lows = await self._topics.beginnings(places)
         known = await self._kept.read(places) | await self.member.committed(places)
+        # Where the group waits for a time, it has handled nothing, and begins as was decided.
+        known = {place: mark for place, mark in known.items() if not mark.waits}
         begun = known | await self._marks_begun([place for place in places if place not in known])
         doubted = {p: begun[p]._replace(offset=UNKNOWN_OFFSET) for p in self._doubted.intersection(places)}
         self._doubted.difference_update(places)
         marks = await located(self._settings, self._topics, begun | doubted)
         gone: dict[Place, Gone] = {}
-        for place, mark in list(marks.items()):
-            if mark.offset < lows[place]:
-                origin, position = await self._origin(), mark.position
-                if position is None:  # it is not known: from where the group began
-                    position = origin.handled
-                    marks[place] = mark._replace(position=position)
-                since = origin.at if position is None else None
-                is_apart = mark.offset == UNKNOWN_OFFSET
-                gone[place] = Gone(place, position or 0, lows[place], mark.topic, is_apart, since)
-        for place, mark in marks.items():
-            self._trails[place] = Trail(begun[place]._replace(position=mark.position), mark)
-            if mark.position is not None:
-                self._told[place] = mark.position
-        await self._handling.assigned(
+        for place in [place for place, mark in marks.items() if mark.offset < lows[place]]:
+            if marks[place].position is None:  # it is not known: from where the group began
+                origin = await self._begun()
+                marks[place] = marks[place]._replace(position=origin.handled, waits=origin.at is not None)
+            mark = marks[place]
+            since = self._since if mark.waits else None
+            gone[place] = Gone(
+                place, mark.position or 0, lows[place], mark.topic, mark.offset == UNKNOWN_OFFSET, since
+            )
+        settled = await self._handling.assigned(
             {
-                place: Begin(begins_before_kafka(mark.position) if place in gone else mark.offset, place in known)
+                place: Begin(
+                    begins_before_kafka(mark.position) if place in gone else mark.offset, mark.position, mark.settled
+                )
                 for place, mark in marks.items()
             }
         )
+        for place, mark in marks.items():
+            decided = settled if mark.settled is None else mark.settled
+            begin = begun[place]._replace(position=mark.position, settled=decided, waits=mark.waits)
+            self._trails[place] = Trail(begin, mark)
+            if mark.position is not None:
+                self._told[place] = mark.position
         self.member.begin_paused(gone)
         self._catching_up.add(gone.values())
         return {place: Mark(lows[place]) if place in gone else mark for place, mark in marks.items()}
 
     async def _marks_begun(self, places: Sequence[Place]) -> dict[Place, Mark]:
         """Return where partitions begin of which nothing was handled yet."""
-        return await (await self._origin()).marks_of(self._settings, places) if places else {}
+        return await (await self._begun()).marks_of(self._settings, places) if places else {}
+
+    async def _begun(self) -> Origin:
+        origin = await self._origin()
+        self._since = origin.at
+        return origin
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Have what is in hand finished or given up."""

@@ -62,9 +62,10 @@ class Iteration:
         self._sent.update(due)
         member.commit(due)
 
-    async def assigned(self, begins: Mapping[Place, Begin]) -> None:
-        """See ``Handling``."""
+    async def assigned(self, begins: Mapping[Place, Begin]) -> int:
+        """See ``Handling``. A loop has no parked topic."""
         self._done |= {place: begin.offset for place, begin in begins.items()}
+        return 0
 
     async def revoked(self, places: Sequence[Place]) -> Offsets:
         """See ``Handling``. The event at hand, and those after it in its batch, come again elsewhere."""

@@ -8,7 +8,6 @@ An event from the index has no offset. It stands before all offsets, in the orde
 that ``before_kafka`` makes of its position. Whoever keeps order by offsets need not know.
 """
 
-import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from gatelog.core import histories
 from gatelog.reader.subscriptions.merge import Place
 
 _BASE: Final = -(2**62)
-_METADATA: Final = re.compile(r"gatelog position=(\d+)(?: topic=(\S+))?", re.ASCII)
+_OURS: Final = "gatelog"  # the first word of what we commit beside an offset
 UNKNOWN_OFFSET: Final = -1  # where to go on in Kafka is not known: the index is read first
 
 
@@ -29,12 +28,17 @@ class Mark(NamedTuple):
 
     ``epoch``: that of the newest record that was read with what stands before the offset, of one history.
     ``topic``: the id of the topic that the offset is of. None: not known.
+    ``settled``: the offset of the parked topic from which on it counts what was said to be settled. None: whoever
+    reads on here decides it, for the group begins, or others have set its offset.
+    ``waits``: the group begins at a time, and nothing of that time or later stands before the offset.
     """
 
     offset: int
     position: int | None = None
     epoch: int | None = None
     topic: str | None = None
+    settled: int | None = None
+    waits: bool = False
 
 
 Marks: TypeAlias = Mapping[Place, Mark]
@@ -61,9 +65,8 @@ def kafka_marks(marks: Marks) -> list[TopicPartition]:
 
 
 def _metadata(mark: Mark) -> str:
-    if mark.position is None:
-        return ""
-    return f"gatelog position={mark.position}" + (f" topic={mark.topic}" if mark.topic else "")
+    facts = {"position": mark.position, "topic": mark.topic, "settled": mark.settled, "waits": mark.waits or None}
+    return " ".join([_OURS, *(f"{name}={fact}" for name, fact in facts.items() if fact is not None)])
 
 
 def kafka_starts(marks: Marks) -> list[TopicPartition]:
@@ -77,25 +80,41 @@ def marks_of(committed: Iterable[TopicPartition]) -> dict[Place, Mark]:
 
 
 def _mark(committed: TopicPartition) -> Mark:
-    found = _METADATA.fullmatch(committed.metadata or "")
-    position, topic = (int(found[1]), found[2]) if found else (None, None)
-    return Mark(committed.offset, position, committed.leader_epoch, topic)
+    ours, *words = (committed.metadata or "").split(" ")
+    facts = dict(word.partition("=")[::2] for word in words) if ours == _OURS else {}
+    position, settled = _number(facts.get("position")), _number(facts.get("settled"))
+    return Mark(
+        committed.offset, position, committed.leader_epoch, facts.get("topic") or None, settled, "waits" in facts
+    )
+
+
+def _number(digits: str | None) -> int | None:
+    return int(digits) if digits and digits.isascii() and digits.isdigit() else None
 
 
 class Trail:
     """Says which position belongs to an offset of one partition, while it is ours."""
 
-    __slots__ = ("_begin", "_chunks", "_position", "_topic", "epoch", "reached")
+    __slots__ = ("_begin", "_chunks", "_first", "_position", "_topic", "epoch", "reached")
 
     def __init__(self, begin: Mark, now: Mark | None = None) -> None:
         """Begin where the group stands. ``now``: where that is in Kafka now, if it is not the same."""
         self._begin = begin
-        _, _, self.epoch, self._topic = (
-            now or begin
-        )  # of the newest record that was read, which those before are with
+        self.epoch = (now or begin).epoch  # of the newest record that was read, which those before are with
+        self._topic = (now or begin).topic
+        self._first: int | None = None  # where the first event stands of the time that is waited for
         self.reached = begin.position  # what was read, or was handled before; None: not known
         self._position = begin.position  # of what is before all chunks
         self._chunks: deque[tuple[Sequence[int], Sequence[int]]] = deque()  # offsets, positions
+
+    @property
+    def waits(self) -> bool:
+        """Whether all that was read is of an earlier time than the one at which the group begins."""
+        return self._begin.waits and self._first is None
+
+    def met(self, offset: int) -> None:
+        """The first event of that time, or later, stands here."""
+        self._first = offset
 
     def took(self, offsets: Sequence[int], positions: Sequence[int], next_offset: int, reached: int) -> None:
         """Take note of events from Kafka, in order; of other records before ``next_offset``, none is of interest."""
@@ -112,8 +131,8 @@ class Trail:
     def mark(self, offset: int) -> Mark:
         """Return what to commit when everything before ``offset`` is handled. Offsets rise from call to call."""
         if is_before_kafka(offset):
-            position = offset - _BASE - 1
-            return self._begin if position < 0 else self._begin._replace(position=position)
+            position, begin = offset - _BASE - 1, self._begin._replace(waits=self._waits_before(offset))
+            return begin if position < 0 else begin._replace(position=position)
         chunks = self._chunks
         while chunks and chunks[0][0][-1] < offset:
             self._position = max(self._position or 0, chunks.popleft()[1][-1])
@@ -126,4 +145,10 @@ class Trail:
         return self._mark(offset, positions[0] - 1 if self._position is None else self._position)
 
     def _mark(self, offset: int, position: int | None) -> Mark:
-        return Mark(offset, position, self.epoch, self._topic)
+        waits = self._waits_before(offset)
+        return self._begin._replace(
+            offset=offset, position=position, epoch=self.epoch, topic=self._topic, waits=waits
+        )
+
+    def _waits_before(self, offset: int) -> bool:
+        return self._begin.waits and (self._first is None or offset <= self._first)

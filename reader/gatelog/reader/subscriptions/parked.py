@@ -5,24 +5,25 @@ stands (``parked``, ``replay``: asked for again), and one without a value says t
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core.telling import cut
 from gatelog.reader.subscriptions.events import KafkaEvent
 from gatelog.reader.subscriptions.marks import is_before_kafka
 from gatelog.reader.subscriptions.places import Place
 from gatelog.schemas.envelope import Headers
 
 NAME_BYTES_MAX: Final = 64  # three characters a byte, escaped, and the store's name fit Kafka's 249
-TRACE_CHARACTERS_MAX: Final = 20_000
-REASON_CHARACTERS_MAX: Final = 2_000
 SETTLED_MAX: Final = 10_000
 
 _PREFIX: Final = "gatelog_parked_"
+_LESS_CHARACTERS: Final = 200
+_TELLING: Final = frozenset({"ce_id", "ce_subject", "ce_streamversion", "ce_position", "ce_type", "ce_source"})
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
@@ -67,7 +68,18 @@ class ParkedEvent:
     trace: str
     parked_at: datetime
     headers: tuple[tuple[str, bytes], ...]  # of the event's own record
-    value: bytes
+    value: bytes  # empty: it did not fit; see ``originals``
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it lacks its payload, and all headers but those that tell which event it is."""
+        return not self.value
+
+    def lighter(self) -> "tuple[ParkedEvent, ParkedEvent]":
+        """Return it with less to say about the failure; and such that its event must be read from its stream."""
+        less = replace(self, reason=cut(self.reason, _LESS_CHARACTERS), trace=cut(self.trace, _LESS_CHARACTERS))
+        kept = tuple((name, value) for name, value in self.headers if name in _TELLING)
+        return less, replace(less, headers=kept, value=b"")
 
     @classmethod
     def of(
@@ -83,11 +95,11 @@ class ParkedEvent:
             place,
             -1 if is_before_kafka(offset) else offset,
             ParkedState.PARKED,
-            reason[:REASON_CHARACTERS_MAX],
+            reason,
             attempts,
-            trace[-TRACE_CHARACTERS_MAX:],
+            trace,
             datetime.now(UTC),
-            tuple((name, _bytes(value)) for name, value in event.headers.items()),
+            kafka_headers(event.headers),
             event.value,
         )
 
@@ -100,9 +112,9 @@ class ParkedEvent:
         return replace(
             self,
             state=ParkedState.PARKED,
-            reason=reason[:REASON_CHARACTERS_MAX],
+            reason=reason,
             attempts=self.attempts + attempts,
-            trace=trace[-TRACE_CHARACTERS_MAX:],
+            trace=trace,
             parked_at=datetime.now(UTC),
         )
 
@@ -150,6 +162,11 @@ def parked_event(headers: Headers | None, value: bytes) -> ParkedEvent:
         raise UndecodableRecordError(f"A record of a parked topic is not what gatelog writes: {error!r}") from error
 
 
+def kafka_headers(headers: Mapping[str, str | bytes | None]) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers of a record as they are parked."""
+    return tuple((name, _bytes(value)) for name, value in headers.items())
+
+
 def _bytes(content: str | bytes | None) -> bytes:
     return content.encode() if isinstance(content, str) else content or b""
 
@@ -161,7 +178,9 @@ class Entry:
     event_id: str
     stream: str
     version: int
+    position: int
     place: Place
+    offset: int
     state: ParkedState
     is_follower: bool  # it never failed: it is parked only because one before it in its stream is
     parked_offset: int
@@ -210,17 +229,21 @@ class ParkedView:
         """Whether nothing is or was parked, so that no event needs a second look."""
         return not self._entries and not self._settled
 
-    def knows(self, event_id: str) -> bool:
-        """Say whether the event is parked, or was and is settled: then it is not handled when it comes again."""
-        return event_id in self._entries or event_id in self._settled
+    def knows(self, event_id: str, settled: int) -> bool:
+        """Say whether the event is parked, or was settled at an offset from ``settled`` on: then it is not handled.
+
+        It comes again because the group had not committed what stands before it. What was settled before ``settled``
+        comes again because the group was set back, and is to be handled again.
+        """
+        return event_id in self._entries or self._settled.get(event_id, -1) >= settled
 
     def get(self, event_id: str) -> Entry | None:
         """Return the entry of an event that is parked."""
         return self._entries.get(event_id)
 
-    def is_held(self, stream: str) -> bool:
-        """Say whether events of the stream are parked."""
-        return stream in self._streams
+    def is_held(self, stream: str, version: int) -> bool:
+        """Say whether events of the stream before this version are parked."""
+        return any(entry.version < version for entry in self._streams.get(stream, {}).values())
 
     def due(self, stream: str, *, hold: bool) -> list[Entry]:
         """Return what to handle of a stream now, in order: what was asked for, and what only followed.

@@ -2,28 +2,32 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeAlias
 
+from gatelog.core import logs, postgres
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions.originals import whole
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedView
-from gatelog.reader.subscriptions.parked_topic import ParkedTopic, entry_of
+from gatelog.reader.subscriptions.parked_topic import ParkedTopic, Word, entry_of
 
-_Wish: TypeAlias = tuple[str, ParkedEvent | None]
+_log = logs.logger("subscription")
 
 
 class Parker:
     """One member's way to the parked topic. ``view`` is what it knows."""
 
-    def __init__(self, settings: Settings, subscription: str, parked_events_max: int) -> None:
-        """Connect when first needed."""
+    def __init__(self, settings: Settings, pool: postgres.Pool, subscription: str, parked_events_max: int) -> None:
+        """Connect when first needed. ``pool``: of the gate's database."""
+        self._settings = settings
+        self._pool = pool
         self.view = ParkedView()
+        self._topic_id: str | None = None  # of the topic that ``view`` was read from
         self._subscription = subscription
         self._limit = parked_events_max
         self._reading = ParkedTopic(settings, subscription)
         self._writing = ParkedTopic(settings, subscription)
         self._read_lock = asyncio.Lock()
-        self._wishes: list[tuple[_Wish, asyncio.Future[None]]] = []
+        self._wishes: list[tuple[Word, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -34,15 +38,22 @@ class Parker:
             await asyncio.to_thread(self._reading.close)
         await asyncio.to_thread(self._writing.close)
 
-    async def refresh(self) -> None:
-        """Learn what was written since the last time, up to now.
+    async def refresh(self) -> int:
+        """Learn what was written since the last time, up to now; return the offset up to which that is.
 
         Raises:
             KafkaUnavailableError: no answer in time.
         """
         async with self._read_lock:
-            for event_id, offset, event in await asyncio.to_thread(self._reading.news):
+            news = await asyncio.to_thread(self._reading.news)
+            if self._reading.topic_id != self._topic_id:
+                if self._topic_id is not None:
+                    _log.warning("parked.topic_gone", topic=self._reading.name, parked=len(self.view))
+                    self.view = ParkedView()
+                self._topic_id = self._reading.topic_id
+            for event_id, offset, event in news:
                 self.view.apply(event_id, offset, None if event is None else entry_of(event, offset))
+            return self._reading.read_upto
 
     async def fetch(self, offset: int) -> ParkedEvent | None:
         """Return the parked event at an offset of the topic; None when there is a newer word on it.
@@ -52,6 +63,10 @@ class Parker:
         """
         async with self._read_lock:
             return await asyncio.to_thread(self._reading.at, offset)
+
+    async def whole(self, event: ParkedEvent) -> ParkedEvent:
+        """Return a parked event with its headers and payload. Raises as ``originals.whole``."""
+        return await whole(self._settings, self._pool, self._reading.name, event)
 
     async def park(self, event: ParkedEvent) -> None:
         """Write a parked event, and return when every replica has it.
@@ -69,7 +84,7 @@ class Parker:
         """Write that a parked event is handled. Raises as ``park``."""
         await self._write((event_id, None))
 
-    def _write(self, wish: _Wish) -> "asyncio.Future[None]":
+    def _write(self, wish: Word) -> "asyncio.Future[None]":
         """What is wished for while a write is under way goes with the next one."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._wishes.append((wish, future))
@@ -92,6 +107,6 @@ class Parker:
                 if not future.done():
                     future.set_result(None)
 
-    def _apply(self, wishes: Sequence[_Wish], offsets: Sequence[int]) -> None:
+    def _apply(self, wishes: Sequence[Word], offsets: Sequence[int]) -> None:
         for (event_id, event), offset in zip(wishes, offsets, strict=True):
             self.view.apply(event_id, offset, None if event is None else entry_of(event, offset))

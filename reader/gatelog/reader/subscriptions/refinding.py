@@ -37,7 +37,7 @@ async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Plac
     return {
         place: mark._replace(topic=now[place].topic)
         if place not in lost
-        else Mark(again.get(place, UNKNOWN_OFFSET), mark.position, None, now[place].topic)
+        else mark._replace(offset=again.get(place, UNKNOWN_OFFSET), epoch=None, topic=now[place].topic)
         for place, mark in marks.items()
     }
 

@@ -64,7 +64,9 @@ class Start:
 
     @classmethod
     def at_time(cls, at: datetime) -> "Start":
-        """In each partition, the first record of this time or later, and all that follow it there.
+        """In each partition, the first event of this time or later, and all that follow it there.
+
+        Of the events that the subscription takes: those of its categories, and of the types that it handles.
 
         Raises:
             InvalidInputError: the time has no time zone.
@@ -100,7 +102,8 @@ class Origin:
         if not rest:
             return found
         offsets = await asyncio.to_thread(self._look, settings, rest)
-        return found | {place: Mark(offsets.get(place, 0), self.handled) for place in rest}
+        waits = self.at is not None
+        return found | {place: Mark(offsets.get(place, 0), self.handled, waits=waits) for place in rest}
 
     @property
     def handled(self) -> int | None:
@@ -148,7 +151,8 @@ class Starts:
                 raise InvalidInputError(f"Start like {start.checkpoint!r}: no subscription of that name has run.")
             group = group_of.format(start.checkpoint)
             marks = await asyncio.to_thread(_committed, self._settings, group, categories)
-            return Origin(other.position, other.at, other.marks | marks)
+            own = {place: mark._replace(settled=None) for place, mark in marks.items()}  # parked events are its own
+            return Origin(other.position, other.at, other.marks | own)
         return Origin(start.position, start.at, {})
 
     async def _newest(self, categories: list[str] | None) -> int:

@@ -192,7 +192,7 @@ class Subscription:
             self._stop_timeout_s,
         )
         async with self._opened(settings) as (pool, codec):
-            parker = Parker(settings, self.name, self._parked_events_max)
+            parker = Parker(settings, pool, self.name, self._parked_events_max)
             engine = Engine(plan, codec, parker)
             types = None if self._fallback is not None else tuple(self._handlers)
             try:

@@ -46,13 +46,16 @@ FROM @store.subscription_members ORDER BY started_at
 
 -- name: marks
 -- Where a group has handled these partitions, as far as it was kept.
-SELECT m.topic, m.partition, m.next_offset, m.position, m.leader_epoch, m.topic_id FROM @store.group_marks m
+SELECT m.topic, m.partition, m.next_offset, m.position, m.leader_epoch, m.topic_id, m.settled, m.waits
+FROM @store.group_marks m
 JOIN unnest($2::text[], $3::int[]) AS a (topic, partition) ON m.topic = a.topic COLLATE "C" AND m.partition = a.partition
 WHERE m.consumer_group = $1 COLLATE "C"
 
 -- name: keep_marks
-INSERT INTO @store.group_marks (consumer_group, topic, partition, next_offset, position, leader_epoch, topic_id)
-SELECT $1, a.* FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::text[])
-    AS a (topic, partition, next_offset, position, leader_epoch, topic_id)
+INSERT INTO @store.group_marks
+    (consumer_group, topic, partition, next_offset, position, leader_epoch, topic_id, settled, waits)
+SELECT $1, a.* FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::bigint[], $9::bool[])
+    AS a (topic, partition, next_offset, position, leader_epoch, topic_id, settled, waits)
 ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next_offset = excluded.next_offset,
-    position = excluded.position, leader_epoch = excluded.leader_epoch, topic_id = excluded.topic_id
+    position = excluded.position, leader_epoch = excluded.leader_epoch, topic_id = excluded.topic_id,
+    settled = excluded.settled, waits = excluded.waits

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 class Window:
     """The offsets of one partition between the last commit and the last record read."""
 
-    __slots__ = ("_done", "_open", "_read_upto", "highest_done")
+    __slots__ = ("_done", "_open", "highest_done", "read_upto")
 
     def __init__(self, start: int) -> None:
         """Begin at ``start``, the offset of the first record that will be read."""
-        self._read_upto = start
+        self.read_upto = start  # the offset after the last record read
         self.highest_done = start - 1  # of the offsets that were finished
         self._open: deque[int] = deque()  # in order; those behind the first may be done already
         self._done: set[int] = set()  # done, but behind one that is not
@@ -22,7 +22,7 @@ class Window:
     def take(self, offsets: Sequence[int], next_offset: int) -> None:
         """Open ``offsets``, in order; all others before ``next_offset`` need nothing."""
         self._open.extend(offsets)
-        self._read_upto = next_offset
+        self.read_upto = next_offset
 
     def finish(self, offset: int) -> None:
         """Close an open offset."""
@@ -39,7 +39,7 @@ class Window:
     @property
     def committable(self) -> int:
         """The first offset that is not done; everything before it is."""
-        return self._open[0] if self._open else self._read_upto
+        return self._open[0] if self._open else self.read_upto
 
     @property
     def uncommittable(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gatelog.reader.subscriptions.events import KafkaEvent
 from gatelog.reader.subscriptions.failures import Failures
+from gatelog.reader.subscriptions.marks import is_before_kafka
 from gatelog.reader.subscriptions.parked import Entry
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.window import Window
@@ -38,6 +39,8 @@ class Partition:
 
     place: Place
     window: Window
+    position: int  # up to which it was read, or handled before; 0: not known yet
+    settled: int  # the offset of the parked topic from which on it counts here what was said to be settled
     sent: int  # what was last asked to be committed
     sent_at: float = 0.0
     is_closed: bool = False  # it is being given up: only what commits what is done already is still handled
@@ -45,6 +48,15 @@ class Partition:
     upto: int = 0  # the last offset that is still handled then
     is_paused: bool = False
     seen: int = 0  # the committable offset at the last tick
+
+    def has_passed(self, entry: Entry) -> bool:
+        """Say whether a parked event was read already. If not, those before it in its stream are to be handled first.
+
+        After an offset that others have set, no position is known at first; an event of the index has no offset.
+        """
+        if self.position >= entry.position:
+            return True
+        return self.window.read_upto > entry.offset and not is_before_kafka(self.window.read_upto)
 
 
 class Item(NamedTuple):

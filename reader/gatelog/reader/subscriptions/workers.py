@@ -22,7 +22,12 @@ class Worker:
     item: Item | None = None
     since: float = 0.0
     slice_ends: float = 0.0
-    cancelled_for: Literal["timeout", "revoked"] | None = None
+    cancelled_for: Literal["timeout", "revoked", "stopped"] | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the event in hand was to be left to whoever has its partition next."""
+        return self.cancelled_for in {"revoked", "stopped"}
 
 
 Handle = Callable[[Worker, Key, Item], Awaitable[None]]
@@ -81,21 +86,21 @@ class Workers:
         if not tasks:
             return 0
         _done, late = await asyncio.wait(tasks, timeout=timeout_s)
-        for task in late:
-            task.cancel()
         if late:
+            self._is_stopped = True
+            self.cancel(self._all, "stopped")
             await asyncio.wait(late, timeout=CANCEL_S)
         return len(late)
 
     @property
     def busy(self) -> list[Worker]:
-        """The workers that handle something."""
-        return [worker for worker in self._all if worker.item is not None]
+        """The workers that handle something; not those whose time was over at the stop: nobody waits for them."""
+        return [worker for worker in self._all if worker.item is not None and worker.cancelled_for != "stopped"]
 
-    def cancel(self, workers: Iterable[Worker], reason: Literal["timeout", "revoked"]) -> None:
-        """Cancel what workers handle; they themselves go on."""
+    def cancel(self, workers: Iterable[Worker], reason: Literal["timeout", "revoked", "stopped"]) -> None:
+        """Cancel what workers handle; they themselves go on. What swallowed one reason is told of the next."""
         for worker in list(workers):
-            if worker.task is not None and worker.cancelled_for is None:
+            if worker.task is not None and worker.cancelled_for != reason:
                 worker.cancelled_for = reason
                 worker.task.cancel()
 
@@ -108,9 +113,9 @@ class Workers:
             await asyncio.wait([future], timeout=left)
 
     def _is_busy(self, partitions: Sequence[Partition]) -> bool:
-        if any(worker.item is not None and worker.item.partition in partitions for worker in self._all):
+        if any(worker.item is not None and worker.item.partition in partitions for worker in self.busy):
             return True
-        return bool(self._all) and self._lanes.any_ready(lambda item: item.partition in partitions)
+        return not self._is_stopped and bool(self._all) and self._lanes.any_ready(lambda i: i.partition in partitions)
 
     async def _work(self, worker: Worker) -> None:
         assert worker.task is not None
@@ -122,7 +127,8 @@ class Workers:
                 except asyncio.CancelledError:
                     if worker.cancelled_for is None:
                         raise
-                    worker.task.uncancel()
+                    while worker.task.uncancel():
+                        pass
                     worker.cancelled_for = None
                     if worker.item is not None:
                         self._abandon(worker.key, worker.item)

@@ -33,5 +33,7 @@ CREATE TABLE @store.group_marks (
     position bigint,        -- all of the partition is handled up to here; null: not known
     leader_epoch integer,   -- of the newest record that was read then
     topic_id text,          -- of the topic that the offset is of: one that is made again has another
+    settled bigint,         -- of the parked topic, the offset from which on it counts what was said to be settled
+    waits boolean NOT NULL, -- the group begins at a time, and nothing of that time or later was met yet
     PRIMARY KEY (consumer_group, topic, partition)
 );

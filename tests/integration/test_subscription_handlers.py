@@ -1,0 +1,290 @@
+"""Handlers that do odd things: with the cancellation that ends them, with what they return, raise and say."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from support.models import Noted
+from support.subscribing import append, consuming, holds
+from support.waiting import until
+
+from gatelog.core.settings import Settings
+from gatelog.producer import Producer
+from gatelog.reader import Failures, Park, Skip, Stop, Subscription
+from gatelog.reader.subscriptions.parked import ParkedEvent
+from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.schemas import RecordedEvent
+
+pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
+
+ONCE = Failures(attempts_max=1, hold_stream=False)
+
+
+def parked(settings: Settings) -> list[ParkedEvent]:
+    with ParkedTopic(settings, "s") as topic:
+        return topic.all()
+
+
+async def ran(subscription: Subscription, settings: Settings) -> None:
+    """Run it until it ends by itself."""
+    async with asyncio.timeout(60):
+        await subscription.run(asyncio.Event(), settings)
+
+
+async def cancelled() -> None:
+    """Wait until somebody cancels this, and swallow it."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def cancelled_with_children() -> None:
+    """As ``cancelled``, of a group whose children are cancelled with it."""
+    with suppress(asyncio.CancelledError):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.Event().wait())
+            group.create_task(cancelled())
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("ends", [cancelled, cancelled_with_children])
+@pytest.mark.parametrize("answer", [None, Stop("enough"), Skip("late"), Park("late"), ValueError("late")], ids=repr)
+async def test_what_was_cancelled_by_the_stop_is_not_handled(
+    settings: Settings, producer: Producer, protocol: str, ends: Callable[[], Awaitable[None]], answer: object
+) -> None:
+    settings = settings.model_copy(update={"subscription_protocol": protocol})
+    await append(producer, "Note-1", "first", "second")
+    subscription = Subscription("s", failures=ONCE, stop_timeout_s=0.1)
+    seen: list[str] = []
+    is_first = True
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> object:
+        seen.append(event.data.text)
+        if is_first:
+            await ends()
+            return answer
+        return None
+
+    async with consuming(subscription, settings):
+        await holds(lambda: seen == ["first"], "it is called")
+    assert seen == ["first"]
+    is_first = False
+    async with consuming(subscription, settings):
+        await holds(lambda: len(seen) == 3, "it comes again")
+    assert seen == ["first", "first", "second"]
+    assert await asyncio.to_thread(parked, settings) == []
+
+
+async def test_what_was_cancelled_by_a_rebalance_is_not_handled(settings: Settings, producer: Producer) -> None:
+    """A second member comes, and the handler does not end before the partition must go: each is handled once."""
+    for number in range(30):
+        await append(producer, f"Note-{number}", "text")
+    handled: list[str] = []
+    called = 0
+
+    def member(*, is_slow: bool) -> Subscription:
+        subscription = Subscription("s", failures=ONCE, concurrency=30, revoke_timeout_s=2.1, stop_timeout_s=0.1)
+
+        @subscription.on(Noted)
+        async def note(event: RecordedEvent[Noted]) -> None:
+            nonlocal called
+            called += 1
+            if is_slow:
+                await cancelled()
+            else:
+                handled.append(event.stream)
+
+        return subscription
+
+    async with consuming(member(is_slow=True), settings):
+        await holds(lambda: called == 30, "all are called")
+        async with consuming(member(is_slow=False), settings):
+            await holds(lambda: len(handled) > 0, "some partitions have gone over")
+    async with consuming(member(is_slow=False), settings):
+        await holds(lambda: len(handled) >= 30, "all are handled")
+    assert sorted(handled) == sorted(f"Note-{number}" for number in range(30))
+
+
+async def test_a_handler_that_swallowed_its_timeout_is_cancelled_by_the_stop_again(
+    settings: Settings, producer: Producer
+) -> None:
+    await append(producer, "Note-1", "text")
+    subscription = Subscription("s", failures=ONCE, handler_timeout_s=0.05, stop_timeout_s=0.1)
+    times = 0
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        nonlocal times
+        for _ in range(2):
+            await cancelled()
+            times += 1
+
+    async with consuming(subscription, settings):
+        await holds(lambda: times == 1, "its time was over")
+    assert times == 2
+
+
+async def test_a_handler_that_never_ends_does_not_hold_the_subscription(
+    settings: Settings, producer: Producer
+) -> None:
+    """Neither the deadline of a stop nor that of a rebalance is waited for once more."""
+    await append(producer, "Note-1", "text")
+    subscription = Subscription("s", failures=ONCE, stop_timeout_s=0.1, revoke_timeout_s=600)
+    called, may_end = asyncio.Event(), asyncio.Event()
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        called.set()
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async with consuming(subscription, settings):
+        await called.wait()
+    again: list[str] = []
+    other = Subscription("s")
+
+    @other.on(Noted)
+    async def keep(event: RecordedEvent[Noted]) -> None:
+        again.append(event.data.text)
+
+    async with consuming(other, settings):
+        await holds(lambda: again == ["text"], "another has it")
+    may_end.set()
+
+
+class SaysNothing(Exception):  # noqa: N818 - odd on purpose
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]  # noqa: PLE0307 - odd on purpose
+
+
+class OddBase(BaseException):
+    """Neither an error nor anything that asyncio knows."""
+
+
+def odd_syntax() -> Exception:
+    """A trace cannot be made of it."""
+    return SyntaxError("odd", ("file", 1, 1, 5))  # type: ignore[arg-type] # odd on purpose
+
+
+async def forgotten() -> None:
+    """Work that nobody awaits."""
+
+
+async def generator() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (SaysNothing, "SaysNothing"),
+        (odd_syntax, "SyntaxError: odd (file, line 1)"),
+        (lambda: StopIteration("x"), "RuntimeError: coroutine raised StopIteration"),
+        (lambda: StopAsyncIteration("x"), "StopAsyncIteration: x"),
+        (lambda: ExceptionGroup("many", [ValueError("a")]), "ExceptionGroup: many (1 sub-exception)"),
+        (asyncio.CancelledError, "RuntimeError: the handler was cancelled from inside"),
+    ],
+    ids=["str", "trace", "stop", "async stop", "group", "cancelled"],
+)
+async def test_what_is_raised_is_a_failure(
+    settings: Settings, producer: Producer, make: Callable[[], BaseException], reason: str
+) -> None:
+    await append(producer, "Note-1", "odd", "next")
+    subscription = Subscription("s", failures=ONCE)
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        if event.data.text == "odd":
+            raise make()
+        seen.append(event.data.text)
+
+    async with consuming(subscription, settings):
+        await holds(lambda: seen == ["next"], "the stream goes on")
+    assert [event.reason for event in await asyncio.to_thread(parked, settings)] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: asyncio.CancelledError("x"), "TypeError: the handler returned a CancelledError; raise it"),
+        (forgotten, "TypeError: the handler returned a coroutine; await what it does"),
+        (generator, "TypeError: the handler returned a async_generator; await what it does"),
+        (lambda: asyncio.ensure_future(forgotten()), "TypeError: the handler returned a Task; await what it does"),
+    ],
+    ids=["cancelled", "coroutine", "generator", "task"],
+)
+async def test_what_is_returned_and_was_not_done_is_a_failure(
+    settings: Settings, producer: Producer, make: Callable[[], object], reason: str
+) -> None:
+    await append(producer, "Note-1", "odd", "next")
+    subscription = Subscription("s", failures=ONCE)
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> object:
+        if event.data.text == "odd":
+            return make()
+        seen.append(event.data.text)
+        return object()
+
+    async with consuming(subscription, settings):
+        await holds(lambda: seen == ["next"], "the stream goes on")
+    assert [event.reason for event in await asyncio.to_thread(parked, settings)] == [reason]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), OddBase("odd")], ids=repr)
+async def test_what_is_to_end_the_program_ends_the_subscription_and_the_event_comes_again(
+    settings: Settings, producer: Producer, error: BaseException
+) -> None:
+    await append(producer, "Note-1", "odd", "next")
+    subscription = Subscription("s", failures=ONCE)
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        seen.append(event.data.text)
+        if len(seen) == 1:
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        await ran(subscription, settings)
+    assert raised.value is error
+    async with consuming(subscription, settings):
+        await holds(lambda: len(seen) == 3, "it comes again")
+    assert seen == ["odd", "odd", "next"]
+
+
+async def test_a_replay_of_what_cannot_be_read_is_parked_again(settings: Settings, producer: Producer) -> None:
+    """A header is found to be broken when it is looked at: by the handler at first, by everybody in a replay."""
+    await append(producer, "Note-1", "text")
+    subscription = Subscription("s", failures=ONCE)
+    seen: list[str] = []
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        if event.stream == "Note-1":
+            raise ValueError("cannot bear it")
+        seen.append(event.data.text)
+
+    def break_it() -> None:
+        with ParkedTopic(settings, "s") as topic:
+            (event,) = topic.all()
+            headers = tuple((k, b"never" if k == "ce_time" else v) for k, v in event.headers)
+            topic.write([(event.event_id, replace(event, headers=headers).asked_again())])
+
+    async def has_failed_again() -> bool:
+        (event,) = await asyncio.to_thread(parked, settings)
+        return event.attempts == 2
+
+    async with consuming(subscription, settings):
+        await until(lambda: asyncio.to_thread(lambda: len(parked(settings)) == 1), "it is parked")
+        await asyncio.to_thread(break_it)
+        await until(has_failed_again, "the replay has failed")
+        await append(producer, "Note-2", "text")
+        await holds(lambda: seen == ["text"], "the subscription goes on")
+    (event,) = await asyncio.to_thread(parked, settings)
+    assert event.reason.startswith("UndecodableRecordError")
