@@ -59,7 +59,7 @@ class Consumed:
 
     def __init__(self, settings: Settings, rows: Connection, reader: Reader, folder: Path) -> None:
         self.log: list[Event] = []
-        self.may_repeat = False  # the transform was told to begin anew
+        self.may_repeat = False  # the transform: what it has of topics that are no more
         self.app, self.copy = Firsts("subscription"), Firsts("transform")
         self._settings, self._rows, self._reader = settings, rows, reader
         self._handled, self._at = folder / HANDLED, 0

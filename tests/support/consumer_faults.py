@@ -1,7 +1,6 @@
 """What may happen to the consumers of a sweep and to what they read: processes, brokers, builds, topics."""
 
 import asyncio
-import os
 import random
 import signal
 from collections.abc import Callable, Collection, Coroutine
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 import psutil
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from gatelog.core import kafka
@@ -59,10 +58,10 @@ class Faults:
             self._drop: 1,
             self._other_protocol: 3,
             self._forget: 3,
+            self._lose: 4,
+            self._recreate: 6,
             self._reconcile: 1,
         }
-        if "SWEEP_REMADE" in os.environ:
-            self._faults |= {self._lose: 6, self._recreate: 6}
 
     async def strike(self) -> str:
         """Let one happen, and sometimes a second one meanwhile; return what it was."""
@@ -290,7 +289,6 @@ class Faults:
         async with self.fleet.away("run", *kinds):
             await self._delete(lost)
             await self._gatelog("republish", "--apply")
-        await self._copy_again(lost)
         return f"{len(lost)} topics, without {', '.join(kinds) or 'nobody'}"
 
     async def _recreate(self) -> str:
@@ -306,13 +304,13 @@ class Faults:
             if await self._command("", "republish", "--apply").ended() != 0:
                 await self._delete(lost)  # a relay has published to them before it noticed
                 await self._gatelog("republish", "--apply")
-        await self._copy_again(lost)
         return f"{len(lost)} topics, away for {seconds} s"
 
     async def _some_topics(self) -> list[str]:
         """Choose some; and all that lack records before others, which have to be emptied to be filled."""
         topics = Topics(self._settings, None)
         places = [(topic, number) for topic, count in (await topics.partitions()).items() for number in range(count)]
+        self.are_remade = True
         cut = {topic for (topic, _), offset in (await topics.beginnings(places)).items() if offset}
         others = sorted({topic for topic, _ in places})
         return sorted(cut | set(self._chance.sample(others, self._chance.randint(1, len(others)))))
@@ -320,20 +318,6 @@ class Faults:
     async def _delete(self, topics: Collection[str]) -> None:
         for topic in topics:
             await lose_topic(self._settings, topic.removeprefix(topic_of(self._settings.store, "")))
-
-    async def _copy_again(self, topics: Collection[str]) -> None:
-        """Have the transform begin anew in topics that are others now: it knows no positions."""
-        self.are_remade = True
-        places = [TopicPartition(topic, p, 0) for topic in topics for p in range(self._settings.topic_partitions)]
-        group = ConsumerGroupTopicPartitions(f"gatelog.{self._settings.store}.transform.copy", places)
-        async with self.fleet.away("copy"):
-            admin = kafka.admin(self._settings.kafka_properties)
-
-            async def is_set() -> bool:  # a member that was killed has to be given up first
-                (future,) = admin.alter_consumer_group_offsets([group]).values()
-                return await asyncio.to_thread(future.exception, 30) is None
-
-            await until(is_set, "the transform's offsets are set", END_S)
 
     async def _reconcile(self) -> str:
         async with self.fleet.away("run"):
