@@ -4,18 +4,17 @@ import asyncio
 import random
 import signal
 from collections.abc import Callable, Collection, Coroutine
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
 import psutil
-from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.settings import Settings
+from gatelog.core.sql import queries
 from gatelog.local import LocalServices, ports
 from gatelog.local.process import wait_gone
 from gatelog.reader.subscriptions.topics import Topics
@@ -43,6 +42,7 @@ class Faults:
         self._protocols = dict.fromkeys(CONSUMERS, "auto")
         self._commands = 0
         self.are_remade = False  # topics
+        self.handled: dict[tuple[str, int], int] = {}  # up to where everybody has handled everything
         self.fleet = Fleet(SIZES, self._start, folder)
         self._faults: dict[Callable[[], Coroutine[Any, Any, str]], int] = {
             self._kill: 6,
@@ -64,16 +64,17 @@ class Faults:
         }
 
     async def strike(self) -> str:
-        """Let one happen, and sometimes a second one meanwhile; return what it was."""
+        """Let one happen, and sometimes a second one meanwhile; print its name, and return the rest."""
         (fault,) = self._chance.choices(list(self._faults), list(self._faults.values()))
         beside = self._chance.choices([None, self._kill, self._freeze], [6, 1, 1])[0]
+        print(fault.__name__.strip("_"), end=" ", flush=True)
         async with asyncio.TaskGroup() as work:
             first = work.create_task(fault())
             if beside is not None:
                 await asyncio.sleep(self._chance.uniform(0, 4))
                 second = await beside()
         also = f"; {beside.__name__.strip('_')} {second}" if beside is not None else ""
-        return f"{fault.__name__.strip('_')} {first.result()}{also}"
+        return f"{first.result()}{also}"
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -249,37 +250,24 @@ class Faults:
         return f"{kind}: {self._protocols[kind]}"
 
     async def _forget(self) -> str:
-        """Kafka forgets a part of what the transform, which does not use the index, has read, and the index holds."""
+        """Kafka forgets a part of what everybody has handled."""
         kinds = self._chance.choice([(), ("shared",), ("ordered",), ("app",), ("shared", "ordered", "app")])
         async with self.fleet.away(*kinds):
             await asyncio.sleep(self._chance.uniform(0, 5))
-            read = await self._read_by_transform()
-            await self._indexed()
-            offsets = {place: self._chance.randint(0, offset) for place, offset in read.items()}
+            offsets = {place: self._chance.randint(0, offset) for place, offset in self.handled.items()}
             await forget_before(self._settings, offsets)
         return f"{sum(offsets.values())} offsets, without {', '.join(kinds) or 'nobody'}"
 
-    async def _read_by_transform(self) -> dict[tuple[str, int], int]:
-        counts = await Topics(self._settings, None).partitions()
-        places = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
-        group = {"group.id": f"gatelog.{self._settings.store}.transform.copy"}
-        with closing(Consumer({**self._settings.kafka_properties, **group})) as consumer:
-            found = await asyncio.to_thread(consumer.committed, places, 20)
-        return {(place.topic, place.partition): place.offset for place in found if place.offset > 0}
-
-    async def _indexed(self) -> None:
-        """Wait until everything that is published now is indexed."""
+    async def indexed(self) -> tuple[int, dict[tuple[str, int], int]]:
+        """Return the highest position that is indexed, and where each partition's next record is."""
         rows = await asyncpg.connect(self._settings.dsn)
-        store = self._settings.store
-        published = await rows.fetchval(f"SELECT position FROM {store}.relay")
-
-        async def is_indexed() -> bool:
-            return bool(await rows.fetchval(f"SELECT position >= $1 FROM {store}.index_frontier", published))
-
-        try:
-            await until(is_indexed, f"position {published} is indexed", END_S)
-        finally:
-            await rows.close()
+        found = await rows.fetch(
+            queries("gatelog.reader", "subscriptions/history.sql", self._settings.store)["handover"]
+        )
+        await rows.close()
+        return found[0]["highest"], {
+            (row["topic"], row["partition"]): row["next_offset"] for row in found if row["topic"]
+        }
 
     # --- topics that are lost ---------------------------------------------------------------------
 
@@ -297,7 +285,8 @@ class Faults:
         await self._delete(lost)
         await asyncio.sleep(seconds)
         made = [NewTopic(topic, num_partitions=self._settings.topic_partitions) for topic in lost]
-        for future in kafka.admin(self._settings.kafka_properties).create_topics(made).values():
+        admin = kafka.admin(self._settings.kafka_properties)
+        for future in admin.create_topics(made).values():
             await asyncio.to_thread(future.exception, 30)  # the relay may have been first
         await asyncio.sleep(self._chance.uniform(0, 10))
         async with self.fleet.away("run"):
@@ -311,6 +300,7 @@ class Faults:
         topics = Topics(self._settings, None)
         places = [(topic, number) for topic, count in (await topics.partitions()).items() for number in range(count)]
         self.are_remade = True
+        self.handled.clear()
         cut = {topic for (topic, _), offset in (await topics.beginnings(places)).items() if offset}
         others = sorted({topic for topic, _ in places})
         return sorted(cut | set(self._chance.sample(others, self._chance.randint(1, len(others)))))
