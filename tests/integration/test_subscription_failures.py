@@ -255,6 +255,45 @@ async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Setti
     assert handled.texts["Note-1"] == ["poison", "b", "c"]
 
 
+async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, producer: Producer) -> None:
+    """A newer word on the second event of a stream, while the first is being replayed: the third must not overtake."""
+    subscription, gate, entered = Subscription("s", failures=QUICK), asyncio.Event(), asyncio.Event()
+    poison, texts = {"first", "other"}, list[str]()
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        text = event.data.text
+        if text in poison:
+            raise ValueError(text)
+        if text == "first":
+            entered.set()
+            await gate.wait()
+        texts.append(text)
+
+    def ask(wanted: str) -> None:
+        with ParkedTopic(settings, "s") as topic:
+            (found,) = [each for each in topic.all() if each.stream + str(each.version) == wanted]
+            topic.write([(found.event_id, found.asked_again())])
+
+    async with consuming(subscription, settings):
+        await append(producer, "Note-bad", "first", "second", "third")
+        await append(producer, "Note-other", "other")
+
+        async def are_parked() -> bool:
+            return len(await asyncio.to_thread(parked, settings, "s")) == 4
+
+        await until(are_parked, "all are parked")
+        poison.clear()
+        await asyncio.to_thread(ask, "Note-bad1")
+        await asyncio.wait_for(entered.wait(), 60)
+        await asyncio.to_thread(ask, "Note-bad2")
+        await asyncio.to_thread(ask, "Note-other1")
+        await holds(lambda: "other" in texts, "the newer words have been read")
+        gate.set()
+        await holds(lambda: len(texts) == 4, "all are handled")
+    assert texts == ["other", "first", "second", "third"]
+
+
 async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:
     """A task that was cancelled while it parked left its stream where it was, for as long as it had the partition."""
     for number in range(200):
