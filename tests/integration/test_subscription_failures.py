@@ -10,9 +10,11 @@ from support.subscribing import append, consuming, holds
 from support.waiting import until
 
 from gatelog.core.consumer_errors import ParkedFullError
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
+from gatelog.reader.subscriptions import parked_topic
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
@@ -292,6 +294,26 @@ async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, p
         gate.set()
         await holds(lambda: len(texts) == 4, "all are handled")
     assert texts == ["other", "first", "second", "third"]
+
+
+async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers that start tell of ends that they do not deliver yet."""
+
+    def read() -> None:
+        with ParkedTopic(settings, "s") as topic:
+            topic.write([("a", None)])
+            assert [word[0] for word in topic.news()] == ["a"]
+            topic.write([("b", None), ("c", None)])
+            with monkeypatch.context() as silent:
+                silent.setattr(parked_topic.kafka, "REQUEST_TIMEOUT_S", 0.0)
+                silent.setattr(parked_topic.asking, "ends", lambda _, places, **__: dict.fromkeys(places, 10))
+                with pytest.raises(KafkaUnavailableError):
+                    topic.news()
+            assert [word[0] for word in topic.news()] == ["b", "c"]
+
+    await asyncio.to_thread(read)
 
 
 async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:

@@ -45,6 +45,7 @@ class ParkedTopic:
         self._reading: Consumer | None = None
         self._producer: Producer | None = None
         self._next = 0
+        self._untold: list[Word] = []  # what was read before something failed
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +84,6 @@ class ParkedTopic:
         if self._reading is None:
             self._reading = self._new_consumer()
             self._reading.assign([TopicPartition(self.name, 0, self._next)])
-        words: list[Word] = []
         end = asking.ends(self._properties, [(self.name, 0)], committed=True)[self.name, 0]
         deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
         while self._next < end:
@@ -91,9 +91,10 @@ class ParkedTopic:
             if first is not None:
                 deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
                 for message in [first, *self._reading.consume(_BATCH, timeout=0)]:
-                    words += self._words(message)
+                    self._untold += self._words(message)
             elif time.monotonic() > deadline:
                 raise KafkaUnavailableError(f"Kafka does not deliver the records of topic {self.name!r}.")
+        words, self._untold = self._untold, []
         return words
 
     def _words(self, message: Message) -> Iterator[Word]:
