@@ -9,12 +9,12 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
+from gatelog.core import asking, kafka
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
-from gatelog.reader.subscriptions import parked_topic
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import RecordedEvent
@@ -258,7 +258,7 @@ async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Setti
 
 
 async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, producer: Producer) -> None:
-    """A newer word on the second event of a stream, while the first is being replayed: the third must not overtake."""
+    """A newer word on the second event of a stream, while the first is replayed: the third does not overtake."""
     subscription, gate, entered = Subscription("s", failures=QUICK), asyncio.Event(), asyncio.Event()
     poison, texts = {"first", "other"}, list[str]()
 
@@ -307,8 +307,8 @@ async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_t
             assert [word[0] for word in topic.news()] == ["a"]
             topic.write([("b", None), ("c", None)])
             with monkeypatch.context() as silent:
-                silent.setattr(parked_topic.kafka, "REQUEST_TIMEOUT_S", 0.0)
-                silent.setattr(parked_topic.asking, "ends", lambda _, places, **__: dict.fromkeys(places, 10))
+                silent.setattr(kafka, "REQUEST_TIMEOUT_S", 0.0)
+                silent.setattr(asking, "ends", lambda _, places, **__: dict.fromkeys(places, 10))
                 with pytest.raises(KafkaUnavailableError):
                     topic.news()
             assert [word[0] for word in topic.news()] == ["b", "c"]
