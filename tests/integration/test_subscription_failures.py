@@ -9,8 +9,9 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
-from gatelog.core import kafka
+from gatelog.core import asking, kafka
 from gatelog.core.consumer_errors import ParkedFullError
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
 from gatelog.producer import Producer
@@ -260,6 +261,65 @@ async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Setti
         await asyncio.to_thread(ask_again, settings, "s")
         await holds(lambda: handled.count == 4, "all are handled")
     assert handled.texts["Note-1"] == ["poison", "b", "c"]
+
+
+async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, producer: Producer) -> None:
+    """A newer word on the second event of a stream, while the first is replayed: the third does not overtake."""
+    subscription, gate, entered = Subscription("s", failures=QUICK), asyncio.Event(), asyncio.Event()
+    poison, texts = {"first", "other"}, list[str]()
+
+    @subscription.on(Noted)
+    async def note(event: RecordedEvent[Noted]) -> None:
+        text = event.data.text
+        if text in poison:
+            raise ValueError(text)
+        if text == "first":
+            entered.set()
+            await gate.wait()
+        texts.append(text)
+
+    def ask(wanted: str) -> None:
+        with ParkedTopic(settings, "s") as topic:
+            (found,) = [each for each in topic.all() if each.stream + str(each.version) == wanted]
+            topic.write([(found.event_id, found.asked_again())])
+
+    async with consuming(subscription, settings):
+        await append(producer, "Note-bad", "first", "second", "third")
+        await append(producer, "Note-other", "other")
+
+        async def are_parked() -> bool:
+            return len(await asyncio.to_thread(parked, settings, "s")) == 4
+
+        await until(are_parked, "all are parked")
+        poison.clear()
+        await asyncio.to_thread(ask, "Note-bad1")
+        await asyncio.wait_for(entered.wait(), 60)
+        await asyncio.to_thread(ask, "Note-bad2")
+        await asyncio.to_thread(ask, "Note-other1")
+        await holds(lambda: "other" in texts, "the newer words have been read")
+        gate.set()
+        await holds(lambda: len(texts) == 4, "all are handled")
+    assert texts == ["other", "first", "second", "third"]
+
+
+async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers that start tell of ends that they do not deliver yet."""
+
+    def read() -> None:
+        with ParkedTopic(settings, "s") as topic:
+            topic.write([("a", None)])
+            assert [word[0] for word in topic.news()] == ["a"]
+            topic.write([("b", None), ("c", None)])
+            with monkeypatch.context() as silent:
+                silent.setattr(kafka, "REQUEST_TIMEOUT_S", 0.0)
+                silent.setattr(asking, "ends", lambda _, places, **__: dict.fromkeys(places, 10))
+                with pytest.raises(KafkaUnavailableError):
+                    topic.news()
+            assert [word[0] for word in topic.news()] == ["b", "c"]
+
+    await asyncio.to_thread(read)
 
 
 async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:

@@ -104,6 +104,20 @@ def test_a_partition_that_is_out_of_order_is_named() -> None:
         merge.add(("a", 0), (8, None))
 
 
+@pytest.mark.parametrize("gapless", [True, False])
+def test_what_a_partition_gives_again_is_passed_over(gapless: bool) -> None:
+    """Its topic was deleted and filled again, and the client reads on in the new one."""
+    merge = Merge(0, gapless=gapless)
+    merge.watch(("a", 0))
+    for position in (1, 2):
+        merge.add(("a", 0), (position, None))
+    assert released_by(merge) == [1, 2]
+    for position in (1, 2, 3):
+        merge.add(("a", 0), (position, None))
+    assert released_by(merge) == [3]
+    assert merge.late == 0
+
+
 def test_a_new_partition_is_waited_for_only_after_what_was_released() -> None:
     merge = Merge(0, gapless=True)
     merge.watch(("a", 0))

@@ -111,8 +111,9 @@ class Merge:
         if low <= self._upto:
             return []
         due: list[Item] = []
-        for held in self._held.values():
+        for place, held in self._held.items():
             while held and held[0][0] <= low:
+                self._handled[place] = held[0][0]
                 due.append(held.popleft())
         due.sort(key=_POSITION)
         if self._gapless:
@@ -121,11 +122,12 @@ class Merge:
         return due
 
     def _in_a_row(self) -> list[Item]:
-        heads = {held[0][0]: held for held in self._held.values() if held}
+        heads = {held[0][0]: place for place, held in self._held.items() if held}
         found = []
-        while (held := heads.pop(self._upto + 1, None)) is not None:
+        while (place := heads.pop(self._upto + 1, None)) is not None:
+            held = self._held[place]
             found.append(held.popleft())
-            self._upto += 1
+            self._upto = self._handled[place] = self._upto + 1
             if held:
-                heads[held[0][0]] = held
+                heads[held[0][0]] = place
         return found

@@ -259,11 +259,11 @@ class ParkedView:
         return due
 
     def is_due(self, entry: Entry, *, hold: bool) -> bool:
-        """Say whether an entry that was due still is: what stands before it may have failed again meanwhile."""
-        return not hold or not any(
-            each.version < entry.version and each.state is ParkedState.PARKED and not each.is_follower
-            for each in self._streams.get(entry.stream, {}).values()
-        )
+        """Say whether an entry that was due still is: with ``hold``, when nothing stands before it any more.
+
+        What stood before it was due too, and may have failed again meanwhile, or have been asked for once more.
+        """
+        return not hold or not any(each.version < entry.version for each in self._streams[entry.stream].values())
 
     def streams(self) -> list[str]:
         """Return the streams with parked events."""
