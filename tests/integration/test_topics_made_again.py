@@ -168,6 +168,31 @@ async def test_a_topic_that_is_made_again_under_a_reader(
 
 
 @of_all_kinds
+async def test_a_topic_that_is_away_for_a_while_is_waited_for(
+    kind: Kind, one_partition: Settings, rows: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    """By a reader that starts meanwhile, and by one that runs: nothing of another category goes out first."""
+    settings = one_partition
+    reader = Handled(kind, settings, rows)
+    async with Producer.connect(settings) as producer:
+        await fill(producer, 40, ["Note", "Bill"])
+        await publish(settings, 40)
+        async with reader.running():
+            await reader.has(40)
+        await lose_topic(settings, "Note")
+        await fill(producer, 40, ["Note", "Bill"])
+        async with reader.running():
+            await republish(settings)
+            await publish(settings, 80)
+            await reader.has(80)
+            await lose_topic(settings, "Note")
+            await republish(settings)
+            await fill(producer, 40, ["Note", "Bill"])
+            await publish(settings, 120)
+            await reader.judge(120)
+
+
+@of_all_kinds
 async def test_records_that_a_topic_lacks_come_from_the_index(
     kind: Kind, one_partition: Settings, rows: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

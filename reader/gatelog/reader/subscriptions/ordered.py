@@ -19,7 +19,8 @@ from typing import Any, Final, TypeAlias
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from gatelog.core import histories, kafka, logs
-from gatelog.core.errors import HistoryGoneError, LogMismatchError, UndecodableRecordError
+from gatelog.core.asking import End
+from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, LogMismatchError, UndecodableRecordError
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
@@ -82,7 +83,7 @@ class _Silence:
     """A question under way: the ends of silent partitions, and which topics there are."""
 
     position: int
-    answer: "asyncio.Task[tuple[dict[Place, int], dict[str, int]]]"
+    answer: "asyncio.Task[tuple[dict[Place, End], dict[str, int]]]"
 
 
 class TotalOrder:
@@ -95,8 +96,12 @@ class TotalOrder:
         history: History,
         categories: Collection[str] | None,
         meet: Meet,
+        read: Collection[str] = (),
     ) -> None:
-        """``meet`` is called with partitions that are new, and says where to begin in each."""
+        """``meet`` is called with partitions that are new, and says where to begin in each.
+
+        ``read``: topics that were read before, and are waited for where they are gone.
+        """
         self._settings = settings
         self._properties = settings.kafka_properties
         self._source = source_of(settings.store)
@@ -106,6 +111,7 @@ class TotalOrder:
         self._categories = categories
         self._topics = Topics(settings, categories)
         self._meet = meet
+        self._read = set(read)
         self._checkpoints: dict[Place, Checkpoint] = {}
         self._partitions: dict[Place, _Partition] = {}
         self._missing: set[str] = set()  # wanted topics that do not exist: they may yet hold a lower position
@@ -193,6 +199,12 @@ class TotalOrder:
             self._checkpoints |= {place: checkpoint_of(mark) for place, mark in marks.items()}
         if self._has_caught_up:  # else where to begin is not known yet
             self._watch(new)
+        self._read |= {topic for topic, _ in self._checkpoints}
+        if gone := self._read - topics.keys():
+            raise KafkaUnavailableError(
+                f"Topics that were read are gone from Kafka: {', '.join(sorted(gone))}. What they hold cannot be told "
+                "from what comes after it. Where they are lost, `gatelog republish` makes and fills them again."
+            )
         missing = (self._topics.wanted or set()) - topics.keys()
         for topic in missing - self._missing:
             self._merge.watch((topic, -1))
@@ -342,15 +354,17 @@ class TotalOrder:
         if awaited:
             self._silence = _Silence(self._merge.highest, asyncio.create_task(self._ask(awaited)))
 
-    async def _ask(self, awaited: Collection[Place]) -> tuple[dict[Place, int], dict[str, int]]:
+    async def _ask(self, awaited: Collection[Place]) -> tuple[dict[Place, End], dict[str, int]]:
         topics = await self._topics.partitions()
-        return await self._topics.ends([place for place in awaited if place[1] >= 0]), topics
+        return await self._topics.stands([place for place in awaited if place[1] >= 0]), topics
 
     async def _heard(self, silence: _Silence) -> None:
         ends, topics = silence.answer.result()
         for place, end in ends.items():
             state = self._partitions[place]
-            state.end, state.quiet_upto = end, silence.position
+            if end.topic != self._checkpoints[place].topic:
+                raise HistoryGoneError(*place, state.reached, "the topic was deleted and made again")
+            state.end, state.quiet_upto = end.offset, silence.position
             self._asked.add(place)
         await self._know(topics)
         for topic in self._missing:

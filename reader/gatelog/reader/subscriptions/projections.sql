@@ -95,6 +95,10 @@ JOIN unnest($3::text[], $4::int[]) AS a (topic, partition) ON o.topic = a.topic 
 WHERE o.projection = $1 COLLATE "C" AND o.build = $2
 ORDER BY o.topic, o.partition, o.position DESC, o.next_offset DESC
 
+-- name: topics_read
+-- Topics of which a build has read something.
+SELECT DISTINCT topic FROM @store.projection_offsets WHERE projection = $1 COLLATE "C" AND build = $2 AND next_offset > 0
+
 -- name: evict
 -- End the sessions of those who hold partitions, and a batch of theirs open, although the group has given them away.
 SELECT pg_terminate_backend(a.pid)

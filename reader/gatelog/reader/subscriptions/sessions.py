@@ -302,7 +302,10 @@ class OrderedSession(_Session):
                 await self._fetch("release_lease", me)
 
     async def _work(self, me: object, stop: asyncio.Event) -> None:
-        order = TotalOrder(self._settings, self._codec, self._history, self._plan.categories, self._meet)
+        read = {row["topic"] for row in await self._fetch("topics_read")}
+        if self._topics.wanted is not None:
+            read &= self._topics.wanted
+        order = TotalOrder(self._settings, self._codec, self._history, self._plan.categories, self._meet, read)
         beating = asyncio.create_task(self._beat(me))
         try:
             async for batch in order.batches(stop):
