@@ -9,7 +9,7 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
-from gatelog.core import asking, kafka
+from gatelog.core import asking, kafka, postgres
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.errors import KafkaUnavailableError
 from gatelog.core.partitioning import partition_of
@@ -18,6 +18,7 @@ from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.reader.subscriptions.parker import Parker
 from gatelog.schemas import RecordedEvent
 
 pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
@@ -320,6 +321,32 @@ async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_t
             assert [word[0] for word in topic.news()] == ["b", "c"]
 
     await asyncio.to_thread(read)
+
+
+async def test_who_is_cancelled_while_it_reads_what_is_parked_loses_nothing_of_it(
+    settings: Settings, producer: Producer
+) -> None:
+    """What was read is read only once; and its thread has the consumer, until it is through."""
+    subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
+
+    @subscription.on(Noted)
+    async def refuse(_event: RecordedEvent[Noted]) -> Park:
+        return Park("no")
+
+    for number in range(20):
+        await append(producer, f"Note-{number}", "a")
+    async with consuming(subscription, settings):
+        await holds(lambda: len(parked(settings, "s")) == 20, "all are parked")
+    async with postgres.pool(settings.dsn, settings.store, "test", 1) as pool:
+        parker = Parker(settings, pool, "s", 100)
+        for _ in range(20):
+            reading = asyncio.create_task(parker.refresh())
+            await asyncio.sleep(0.001)  # into its thread, or not yet
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        await parker.refresh()
+        assert len(parker.view) == 20
+        await parker.close()
 
 
 async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:

@@ -202,8 +202,8 @@ class TotalOrder:
         self._read |= {topic for topic, _ in self._checkpoints}
         if gone := self._read - topics.keys():
             raise KafkaUnavailableError(
-                f"Topics that were read are gone from Kafka: {', '.join(sorted(gone))}. What they hold cannot be told "
-                "from what comes after it. Where they are lost, `gatelog republish` makes and fills them again."
+                f"Topics that were read are gone from Kafka: {', '.join(sorted(gone))}. What they hold comes before "
+                "what others hold. Where they are lost, `gatelog republish` makes and fills them again."
             )
         missing = (self._topics.wanted or set()) - topics.keys()
         for topic in missing - self._missing:

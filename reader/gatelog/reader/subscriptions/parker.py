@@ -1,14 +1,17 @@
 """Parks events for a running member, and follows what others say about parked ones."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
-from gatelog.core import logs, postgres
+from gatelog.core import logs, postgres, services
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.originals import whole
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedView
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic, Word, entry_of
+
+_Found = TypeVar("_Found")
 
 _log = logs.logger("subscription")
 
@@ -44,6 +47,9 @@ class Parker:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
+        return await self._through(self._refresh())
+
+    async def _refresh(self) -> int:
         async with self._read_lock:
             news = await asyncio.to_thread(self._reading.news)
             if self._reading.topic_id != self._topic_id:
@@ -61,8 +67,19 @@ class Parker:
         Raises:
             KafkaUnavailableError: no answer in time.
         """
+        return await self._through(self._fetch(offset))
+
+    async def _fetch(self, offset: int) -> ParkedEvent | None:
         async with self._read_lock:
             return await asyncio.to_thread(self._reading.at, offset)
+
+    async def _through(self, step: Coroutine[Any, Any, _Found]) -> _Found:
+        """Wait for a step even when cancelled: its thread has the consumer, and what it read is read only once."""
+        task = asyncio.create_task(step)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            await services.ended(task)
 
     async def whole(self, event: ParkedEvent) -> ParkedEvent:
         """Return a parked event with its headers and payload. Raises as ``originals.whole``."""
