@@ -182,9 +182,12 @@ async def generator() -> AsyncIterator[int]:
     [
         (SaysNothing, "SaysNothing"),
         (odd_syntax, "SyntaxError: odd (file, line 1)"),
-        (lambda: StopIteration("x"), "RuntimeError: coroutine raised StopIteration"),
+        (lambda: StopIteration("x"), "RuntimeError: coroutine raised StopIteration; caused by StopIteration: x"),
         (lambda: StopAsyncIteration("x"), "StopAsyncIteration: x"),
-        (lambda: ExceptionGroup("many", [ValueError("a")]), "ExceptionGroup: many (1 sub-exception)"),
+        (
+            lambda: ExceptionGroup("many", [ValueError("a")]),
+            "ExceptionGroup: many (1 sub-exception); caused by ValueError: a",
+        ),
         (asyncio.CancelledError, "RuntimeError: the handler was cancelled from inside"),
     ],
     ids=["str", "trace", "stop", "async stop", "group", "cancelled"],
