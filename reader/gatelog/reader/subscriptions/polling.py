@@ -9,9 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -184,10 +185,10 @@ class Poller:
         self._paused |= set(places)
 
     def commit(self, marks: Marks) -> None:
-        """Commit; the answer comes to ``_committed``."""
+        """Commit what is ours still; the answer comes to ``_committed``."""
         try:
-            if marks:
-                self.consumer.commit(offsets=kafka_marks(marks), asynchronous=True)
+            if ours := {place: mark for place, mark in marks.items() if place in self.assigned}:
+                self.consumer.commit(offsets=kafka_marks(ours), asynchronous=True)
         except KafkaException as error:
             _log.warning("subscription.commit_failed", group=self._joining.group, error=told(error))
 
@@ -315,20 +316,22 @@ class Poller:
 
     # --- partitions come and go -----------------------------------------------------------------------
 
-    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout_s: float) -> _Answer:
-        """Ask the owner, in the event loop; others are waiting meanwhile, so there is a deadline."""
+    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout_s: float = inf) -> _Answer:
+        """Ask the owner, in the event loop; where others are waiting meanwhile, there is a deadline.
+
+        A process that was frozen has not given the owner its time: each wait counts as what it was to be.
+
+        Raises:
+            TimeoutError: no answer in time.
+            Exception: the owner's.
+        """
         future = asyncio.run_coroutine_threadsafe(question, self._loop)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return future.result(ASK_S)
-            except TimeoutError:
-                if future.done():
-                    raise  # the owner's own
-                self._obey()  # the owner may wait for a wish of its own
-                if time.monotonic() > deadline:
-                    future.cancel()
-                    raise
+        while not wait([future], ASK_S).done:
+            self._obey()  # the owner may wait for a wish of its own
+            if (timeout_s := timeout_s - ASK_S) < 0:
+                future.cancel()
+                raise TimeoutError
+        return future.result()
 
     def _obey(self) -> None:
         while self._wishes:
@@ -374,7 +377,7 @@ class Poller:
         places = places_of(partitions)
         self._forget(places)
         _log.warning("subscription.lost", group=self._joining.group, partitions=len(places))
-        self._ask(self._owner.lost(places), self._joining.revoke_timeout_s)
+        self._ask(self._owner.lost(places))  # nobody waits for us: others may have them already
         consumer.incremental_unassign(partitions)
 
     def _forget(self, places: Iterable[Place]) -> None:
