@@ -22,7 +22,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
-from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
+from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, hasten, new_consumer
 from gatelog.reader.subscriptions.marks import Marks, kafka_marks, kafka_starts
 from gatelog.reader.subscriptions.parsing import size_of
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
@@ -207,6 +207,8 @@ class Poller:
 
     def _run(self) -> None:
         try:
+            if self.protocol == "consumer":
+                hasten(self._settings, self._joining.group)
             self._subscribe()
             while not self._closing.is_set():
                 self._step()

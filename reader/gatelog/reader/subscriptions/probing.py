@@ -204,8 +204,8 @@ class Probe:
 def committed(properties: dict[str, str], group: str, places: Sequence[Place]) -> dict[Place, Mark]:
     """Return where a group stands, without partitions that it has no offset for; transactions are waited for.
 
-    A consumer is asked, which never joins: an admin client takes the process with it when the coordinator goes away at
-    the wrong moment (an assertion of librdkafka, its issue 3663).
+    A consumer is asked, which never joins: an admin client takes the process with it when the coordinator goes away
+    at the wrong moment (an assertion of librdkafka 2.16, its issue 3663).
 
     Raises:
         KafkaUnavailableError: no answer in time.
