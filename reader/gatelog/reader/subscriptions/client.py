@@ -34,7 +34,7 @@ STALE: Final = frozenset(
 
 
 class ProtocolNotSupportedError(GatelogError):
-    """The broker does not have the group protocol that was asked for, or would be slow to replace members under it."""
+    """The broker does not have the group protocol that was asked for, or would replace members late under it."""
 
     exit_code = 2
 

@@ -19,7 +19,7 @@ from gatelog.core.errors import (
     KafkaUnavailableError,
     PostgresUnavailableError,
 )
-from gatelog.core.services import wait_any
+from gatelog.core.services import at_work, wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
@@ -216,7 +216,8 @@ class _Session:
 
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
-            return list(await self._function(event))
+            with at_work:
+                return list(await self._function(event))
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
