@@ -34,7 +34,7 @@ def leave_to_services() -> None:
 
 
 def soon() -> None:
-    """End by some seconds in which nothing of the user's own ran: what libraries wait for then is Kafka, or Postgres."""
+    """End after some seconds in which nothing of the user's own ran: the rest waits for Kafka, or for Postgres."""
     threading.Thread(target=_count_down, name="ending", daemon=True).start()
 
 
