@@ -3,11 +3,20 @@
 import asyncio
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 
 import psutil
 
+from gatelog.core.errors import KafkaUnavailableError
 from gatelog.local import LocalServices, ports
+from gatelog.reader.subscriptions.probing import committed
 from support.waiting import until
+
+_forks = get_context("forkserver")
+_forks.set_forkserver_preload([__name__])
 
 
 class Broker:
@@ -50,3 +59,23 @@ class Broker:
 
 async def up(services: LocalServices) -> None:
     await asyncio.to_thread(services.up, only="kafka")
+
+
+@contextmanager
+def asking(properties: dict[str, str], count: int) -> Iterator[list[ForkServerProcess]]:
+    """Run processes that ask for committed offsets without a break, and do not outlive the block."""
+    processes = [_forks.Process(target=_ask, args=(properties,), daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _ask(properties: dict[str, str]) -> None:
+    while True:
+        with suppress(KafkaUnavailableError):
+            committed(properties, "group", [("topic", 0)])
