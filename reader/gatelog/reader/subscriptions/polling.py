@@ -31,9 +31,7 @@ POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing ar
 ASSIGN_TIMEOUT_S: Final = 60.0
 ASK_S: Final = 0.01
 FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
-POLL_RECORDS_MAX: Final = (
-    1_000  # few polls: after each, the interpreter's lock must be had again, which may take a while
-)
+POLL_RECORDS_MAX: Final = 1_000  # few polls: after each, the interpreter's lock must be had again
 RUN_RECORDS: Final = 100  # that are parsed at once: more leave the caches of a CPU before they are handled
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
@@ -324,8 +322,7 @@ class Poller:
         A process that was frozen has not given the owner its time: each wait counts as what it was to be.
 
         Raises:
-            TimeoutError: no answer in time.
-            Exception: the owner's.
+            TimeoutError: no answer in time; Exception: the owner's.
         """
         future = asyncio.run_coroutine_threadsafe(question, self._loop)
         while not wait([future], ASK_S).done:
