@@ -169,8 +169,8 @@ def _delete_topics(settings: Settings) -> None:
 async def settings(bare_settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """Settings of an initialised, empty store; nothing runs on it.
 
-    Under ``pytest.mark.classic``, with the classic protocol: under KIP-848 a group that was left a moment ago takes
-    five seconds to join, and brokers take 45 s to miss a member.
+    Under ``pytest.mark.classic``, with the classic protocol: under KIP-848 brokers that were not told otherwise
+    let a group that was left a moment ago wait for five seconds, and take 45 s to miss a member.
     """
     await initialise(bare_settings)
     if request.node.get_closest_marker("classic") is None:

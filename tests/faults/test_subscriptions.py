@@ -18,7 +18,6 @@ from support.running import running
 from support.subscribing import published
 from support.waiting import until
 
-from gatelog.core import kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.partitioning import partition_of
 from gatelog.core.settings import Settings
@@ -282,8 +281,7 @@ async def test_a_member_far_behind_stays_flat(
 def marks(settings: Settings) -> dict[Place, Mark]:
     with Probe(settings) as probe:
         places = probe.places(None)
-    client = kafka.admin(settings.kafka_properties)
-    return committed(client, settings.kafka_properties, f"gatelog.{settings.store}.sub.{NAME}", places)
+    return committed(settings.kafka_properties, f"gatelog.{settings.store}.sub.{NAME}", places)
 
 
 def offsets(settings: Settings) -> dict[Place, int]:

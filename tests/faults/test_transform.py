@@ -3,15 +3,13 @@
 import asyncio
 import random
 import signal
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.cimpl import NewTopic
-from support.crashing_transform import PARTITIONS, POINTS, out_of, running
+from support.crashing_transform import PARTITIONS, POINTS, out_of, produced, running
 from support.models import Noted
 from support.projections import fill
 
@@ -31,28 +29,6 @@ async def topic(settings: Settings) -> Settings:
     for future in admin.create_topics([NewTopic(out_of(settings), num_partitions=PARTITIONS)]).values():
         await asyncio.to_thread(future.result, 30)
     return settings.model_copy(update={"subscription_protocol": "classic", "subscription_session_timeout_s": 6.0})
-
-
-def produced(settings: Settings, keys: int) -> Counter[str]:
-    """Read until so many different keys were seen, and on to the ends."""
-    own = {"group.id": str(uuid4()), "isolation.level": "read_committed", "enable.partition.eof": True}
-    consumer = Consumer({**settings.kafka_properties, **own})
-    consumer.assign([TopicPartition(out_of(settings), number, 0) for number in range(PARTITIONS)])
-    seen: Counter[str] = Counter()
-    ended: set[int | None] = set()
-    while len(seen) < keys or len(ended) < PARTITIONS:
-        message = consumer.poll(60)
-        assert message is not None, f"{len(seen)} of {keys} were seen"
-        error = message.error()
-        if error is not None:
-            assert error.code() == KafkaError._PARTITION_EOF, error
-            ended.add(message.partition())
-            continue
-        ended.discard(message.partition())
-        key = message.key()
-        seen[key.decode() if isinstance(key, bytes) else str(key)] += 1
-    consumer.close()
-    return seen
 
 
 async def test_killed_at_every_point(

@@ -40,6 +40,8 @@ _COMMON = {
     "transaction.state.log.min.isr": "1",  # so that it is the topics' own minimum that is tried, which gatelog sets
     "transaction.state.log.num.partitions": "1",  # its leader is the coordinator of all transactions
     "group.initial.rebalance.delay.ms": "0",
+    "group.consumer.min.session.timeout.ms": "6000",
+    "group.consumer.min.heartbeat.interval.ms": "1000",
     "message.max.bytes": str(4 * 1024 * 1024),
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }

@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from typing import Any
+from uuid import uuid4
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from gatelog.core import logs, services
 from gatelog.core.settings import Settings
@@ -78,3 +80,25 @@ def running(settings: Settings, point: str | None = None, nth: int = 1) -> Itera
     finally:
         process.kill()
         process.join()
+
+
+def produced(settings: Settings, keys: int) -> Counter[str]:
+    """Read until so many different keys were seen, and on to the ends."""
+    own = {"group.id": str(uuid4()), "isolation.level": "read_committed", "enable.partition.eof": True}
+    consumer = Consumer({**settings.kafka_properties, **own})
+    consumer.assign([TopicPartition(out_of(settings), number, 0) for number in range(PARTITIONS)])
+    seen: Counter[str] = Counter()
+    ended: set[int | None] = set()
+    while len(seen) < keys or len(ended) < PARTITIONS:
+        message = consumer.poll(60)
+        assert message is not None, f"{len(seen)} of {keys} were seen"
+        error = message.error()
+        if error is not None:
+            assert error.code() == KafkaError._PARTITION_EOF, error
+            ended.add(message.partition())
+            continue
+        ended.discard(message.partition())
+        key = message.key()
+        seen[key.decode() if isinstance(key, bytes) else str(key)] += 1
+    consumer.close()
+    return seen

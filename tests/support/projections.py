@@ -98,7 +98,7 @@ async def positions(rows: Connection, schema: str) -> list[int]:
     return [row[0] for row in await rows.fetch(f'SELECT position FROM "{schema}".seen ORDER BY nth')]
 
 
-async def has(rows: Connection, schema: str, events: int) -> None:
+async def has(rows: Connection, schema: str, events: int, timeout: float = 60.0) -> None:
     """Wait until a read model holds so many rows."""
 
     async def is_there() -> bool:
@@ -106,4 +106,4 @@ async def has(rows: Connection, schema: str, events: int) -> None:
             return bool(await rows.fetchval(f'SELECT count(*) >= $1 FROM "{schema}".seen', events))
         return False
 
-    await until(is_there, f"{events} events are in {schema}")
+    await until(is_there, f"{events} events are in {schema}", timeout)

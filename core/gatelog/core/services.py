@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from gatelog.core import logs
@@ -21,15 +22,37 @@ class Service(Protocol):
         ...
 
 
-async def run_until_signal(*services: Service) -> None:
+class _AtWork:
+    """How many of a program's own functions run: what a stop waits for, and not for what libraries wait for."""
+
+    count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
+at_work: Final = _AtWork()  # enter it around a call of a handler, or of a function of a projection
+
+
+async def run_until_signal(*services: Service, told: Callable[[], None] | None = None) -> None:
     """Run services until SIGTERM or SIGINT, or until one of them fails; then stop all of them.
 
-    The first failure is raised after the others have stopped. One deadline holds for the whole shutdown.
+    The first failure is raised after the others have stopped. One deadline holds for the whole shutdown. ``told`` is
+    called at a signal, too.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        if told is not None:
+            told()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     try:
         await run_all(stop, *services)
     finally:

@@ -151,10 +151,10 @@ class Settings(BaseSettings):
     registry_key_file: Path | None = Field(None, description="the key of registry_cert_file, unless it is in there")
     registry_timeout_s: float = Field(10.0, gt=0, description="of one request")
     subscription_protocol: Literal["auto", "consumer", "classic"] = Field(
-        "auto", description="of consumer groups; consumer: KIP-848; auto: that, where the broker has it"
+        "auto", description="of groups; consumer: KIP-848; auto: that, where brokers miss a member soon enough"
     )
     subscription_session_timeout_s: float = Field(
-        10.0, ge=1, description="until a silent member is given up; of the classic protocol only"
+        6.0, ge=1, description="until a silent member is given up; brokers allow no less, if not told to"
     )
     subscription_events_max: int = Field(10_000, ge=1, description="events that a member holds at once")
     subscription_bytes_max: int = Field(64 * 1024 * 1024, ge=1, description="the same in bytes; one batch more")

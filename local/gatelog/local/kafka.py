@@ -32,6 +32,9 @@ _PROPERTIES = {
     "transaction.state.log.num.partitions": "1",
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
+    # A silent member of a group may be given up as soon as gatelog asks for (subscription_session_timeout_s).
+    "group.consumer.min.session.timeout.ms": "6000",
+    "group.consumer.min.heartbeat.interval.ms": "1000",
     # A killed broker's successor waits until the controller gives the dead one up: 9 s by default.
     "broker.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "3000",

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from asyncpg.connection import LoggedQuery
 
-from gatelog.core import logs, postgres
+from gatelog.core import logs, postgres, services
 from gatelog.core.consumer_errors import ProjectionFailedError, SessionChangedError, TransactionEndedError
 from gatelog.core.errors import PostgresUnavailableError
 from gatelog.core.telling import told
@@ -139,7 +139,8 @@ class Applier:
         """Call the function, and ask whether its transaction can be committed: asyncpg's COMMIT does not tell."""
         connection = self._connection
         try:
-            await self._function(connection, events)
+            with services.at_work:
+                await self._function(connection, events)
             is_same = connection.is_in_transaction() and await self._checkpoints.is_open(connection, work)
         except asyncio.CancelledError as error:
             if is_cancelled():

@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from gatelog.core import kafka, logs
 from gatelog.core.errors import GatelogError, HistoryGoneError
 from gatelog.core.settings import Settings
+from gatelog.reader.subscriptions import takeover
 from gatelog.reader.subscriptions.places import Joining
 
 TOPIC_REFRESH_MS: Final = 1_000  # how soon a new category is seen
@@ -33,9 +34,27 @@ STALE: Final = frozenset(
 
 
 class ProtocolNotSupportedError(GatelogError):
-    """The broker does not have the group protocol that was asked for."""
+    """The broker does not have the group protocol that was asked for, or would replace members late under it."""
 
     exit_code = 2
+
+
+def hasten(settings: Settings, group: str) -> None:
+    """Have others take over soon from a member that dies, under the consumer protocol. Blocks.
+
+    Raises:
+        ProtocolNotSupportedError: brokers would take long, and another protocol may be chosen.
+        KafkaUnavailableError: no answer in time.
+    """
+    reason = takeover.hasten(settings.kafka_properties, group, _session_timeout_ms(settings))
+    if reason is not None and settings.subscription_protocol == "auto":
+        raise ProtocolNotSupportedError(reason)
+    if reason is not None:
+        _log.warning("subscription.slow_takeover", group=group, reason=reason)
+
+
+def _session_timeout_ms(settings: Settings) -> int:
+    return int(settings.subscription_session_timeout_s * 1000)
 
 
 def new_consumer(
@@ -65,8 +84,8 @@ def new_consumer(
         own["group_protocol"] = "consumer"
     else:
         own["partition_assignment_strategy"] = "cooperative-sticky"
-        own["session_timeout_ms"] = int(settings.subscription_session_timeout_s * 1000)
-        own["heartbeat_interval_ms"] = int(settings.subscription_session_timeout_s * 1000 / 4)
+        own["session_timeout_ms"] = _session_timeout_ms(settings)
+        own["heartbeat_interval_ms"] = _session_timeout_ms(settings) // takeover.HEARTBEATS
     properties = kafka.client_properties(settings.kafka_properties, **own)
     properties["on_commit"] = on_commit
     with kafka.legal(settings.kafka_properties):

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from gatelog.core import logs
+from gatelog.core import logs, services
 from gatelog.core.consumer_errors import HandlerTimeoutError
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.telling import told, traced
@@ -101,7 +101,7 @@ class Fates:
             if event.schema_id in self._codec.reshapes:
                 result = await self._call_for_parts(event)
             elif (handler := self._handler_of(event.type)) is not None:
-                with handling(event):
+                with services.at_work, handling(event):
                     result = await handler(event)
         except asyncio.CancelledError:
             if worker.is_given_up or (worker.cancelled_for is None and self.is_stopping):
@@ -148,7 +148,7 @@ class Fates:
                 if is_unknown(part):
                     _ = part.data  # says why
                 continue
-            with handling(part):
+            with services.at_work, handling(part):
                 if (result := await handler(part)) is not None:
                     return result
         return None

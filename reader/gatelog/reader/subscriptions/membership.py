@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from gatelog.core import kafka, logs
+from gatelog.core import logs
 from gatelog.core.errors import HistoryGoneError
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
@@ -39,7 +39,6 @@ class Membership:
         self._codec = codec
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._admin = kafka.admin(self._properties)
         self._arrived: asyncio.Queue[Arrival] = asyncio.Queue()  # bounded by the poller
         self._parser = Parser(source_of(settings.store), codec, joining.types)
         self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
@@ -230,7 +229,7 @@ class Membership:
             KafkaUnavailableError: no answer in time.
         """
         # Asked by a client of its own: the member's does not answer while it waits for where to begin.
-        return await asyncio.to_thread(committed, self._admin, self._properties, self._joining.group, list(places))
+        return await asyncio.to_thread(committed, self._properties, self._joining.group, list(places))
 
     async def group_metadata(self) -> Any:  # noqa: ANN401 - opaque in the client's own stubs
         """Return what ``Producer.send_offsets_to_transaction`` needs to be fenced with this membership."""

@@ -9,9 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from itertools import count
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -21,7 +22,7 @@ from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import GatelogError, KafkaUnavailableError
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
-from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, new_consumer
+from gatelog.reader.subscriptions.client import STALE, TOPIC_REFRESH_MS, check_error, hasten, new_consumer
 from gatelog.reader.subscriptions.marks import Marks, kafka_marks, kafka_starts
 from gatelog.reader.subscriptions.parsing import size_of
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, Place, kafka_offsets, places_of
@@ -30,9 +31,7 @@ POLL_S: Final = 0.1  # how long the event loop's wishes may wait when nothing ar
 ASSIGN_TIMEOUT_S: Final = 60.0
 ASK_S: Final = 0.01
 FULL_S: Final = 0.5  # a pause throws away what was prefetched: a short spell is waited out without one
-POLL_RECORDS_MAX: Final = (
-    1_000  # few polls: after each, the interpreter's lock must be had again, which may take a while
-)
+POLL_RECORDS_MAX: Final = 1_000  # few polls: after each, the interpreter's lock must be had again
 RUN_RECORDS: Final = 100  # that are parsed at once: more leave the caches of a CPU before they are handled
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
@@ -184,10 +183,10 @@ class Poller:
         self._paused |= set(places)
 
     def commit(self, marks: Marks) -> None:
-        """Commit; the answer comes to ``_committed``."""
+        """Commit what is ours still; the answer comes to ``_committed``."""
         try:
-            if marks:
-                self.consumer.commit(offsets=kafka_marks(marks), asynchronous=True)
+            if ours := {place: mark for place, mark in marks.items() if place in self.assigned}:
+                self.consumer.commit(offsets=kafka_marks(ours), asynchronous=True)
         except KafkaException as error:
             _log.warning("subscription.commit_failed", group=self._joining.group, error=told(error))
 
@@ -206,6 +205,8 @@ class Poller:
 
     def _run(self) -> None:
         try:
+            if self.protocol == "consumer":
+                hasten(self._settings, self._joining.group)
             self._subscribe()
             while not self._closing.is_set():
                 self._step()
@@ -315,20 +316,21 @@ class Poller:
 
     # --- partitions come and go -----------------------------------------------------------------------
 
-    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout_s: float) -> _Answer:
-        """Ask the owner, in the event loop; others are waiting meanwhile, so there is a deadline."""
+    def _ask(self, question: Coroutine[Any, Any, _Answer], timeout_s: float = inf) -> _Answer:
+        """Ask the owner, in the event loop; where others are waiting meanwhile, there is a deadline.
+
+        A process that was frozen has not given the owner its time: each wait counts as what it was to be.
+
+        Raises:
+            TimeoutError: no answer in time; Exception: the owner's.
+        """
         future = asyncio.run_coroutine_threadsafe(question, self._loop)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return future.result(ASK_S)
-            except TimeoutError:
-                if future.done():
-                    raise  # the owner's own
-                self._obey()  # the owner may wait for a wish of its own
-                if time.monotonic() > deadline:
-                    future.cancel()
-                    raise
+        while not wait([future], ASK_S).done:
+            self._obey()  # the owner may wait for a wish of its own
+            if (timeout_s := timeout_s - ASK_S) < 0:
+                future.cancel()
+                raise TimeoutError
+        return future.result()
 
     def _obey(self) -> None:
         while self._wishes:
@@ -374,7 +376,7 @@ class Poller:
         places = places_of(partitions)
         self._forget(places)
         _log.warning("subscription.lost", group=self._joining.group, partitions=len(places))
-        self._ask(self._owner.lost(places), self._joining.revoke_timeout_s)
+        self._ask(self._owner.lost(places))  # nobody waits for us: others may have them already
         consumer.incremental_unassign(partitions)
 
     def _forget(self, places: Iterable[Place]) -> None:

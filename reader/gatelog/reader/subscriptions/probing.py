@@ -6,15 +6,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
 
 from gatelog.core import asking, kafka
 from gatelog.core.domain import topic_of
@@ -23,8 +16,6 @@ from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
 from gatelog.schemas.envelope import Record, chained, parse_record, source_of
-
-UNSTABLE_S: Final = 0.1  # between two questions about offsets that a transaction is about to commit
 
 _FETCH_BYTES: Final = 64 * 1024
 
@@ -210,31 +201,36 @@ class Probe:
         return {place: offset if offset >= 0 else bounds[place][1] for place, offset in found.items()}
 
 
-def committed(
-    client: AdminClient, properties: dict[str, str], group: str, places: Sequence[Place]
-) -> dict[Place, Mark]:
+def committed(properties: dict[str, str], group: str, places: Sequence[Place]) -> dict[Place, Mark]:
     """Return where a group stands, without partitions that it has no offset for; transactions are waited for.
+
+    A consumer is asked, which never joins: an admin client takes the process with it when the coordinator goes away
+    at the wrong moment (an assertion of librdkafka 2.16, its issue 3663).
 
     Raises:
         KafkaUnavailableError: no answer in time.
     """
     if not places:
         return {}
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    deadline = time.monotonic() + kafka.REQUEST_TIMEOUT_S
-    while True:
-        answers = client.list_consumer_group_offsets(
-            [asked], require_stable=True, request_timeout=kafka.REQUEST_TIMEOUT_S
-        )
+    asked = [TopicPartition(*place) for place in places]
+    own = kafka.client_properties(
+        properties, group_id=group, enable_auto_commit=False, isolation_level="read_committed"
+    )
+
+    def once(timeout_s: float) -> dict[Place, Mark]:
         with kafka.translated(properties):
-            found = answers[group].result().topic_partitions
-            refused = [each.error for each in found if each.error is not None]
-            if not refused:
-                return marks_of(found)
-            if refused[0].code() != KafkaError.UNSTABLE_OFFSET_COMMIT:  # it says so of each partition apart
+            found = consumer.committed(asked, timeout=timeout_s)
+            if refused := [each.error for each in found if each.error is not None]:  # it says so of each partition
+                if refused[0].code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
+                    raise KafkaUnavailableError(
+                        f"Group {group!r}: a transaction that commits offsets is open, and does not end."
+                    )
                 raise KafkaException(refused[0])
-        if time.monotonic() > deadline:
-            raise KafkaUnavailableError(
-                f"Group {group!r}: a transaction that commits offsets is open, and does not end."
-            )
-        time.sleep(UNSTABLE_S)
+            return marks_of(found)
+
+    with kafka.legal(properties):
+        consumer = Consumer(own)
+    try:
+        return kafka.patiently(once)
+    finally:
+        consumer.close()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from gatelog.core import kafka, postgres
+from gatelog.core import postgres
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.lagging import Bounds, Lag, lags
@@ -111,14 +111,12 @@ async def _behind(
     parked: dict[str, int] = {}
 
     def marks_of(probe: Probe, bounds: Bounds) -> dict[str, Marks]:
-        properties = settings.kafka_properties
-        client = kafka.admin(properties)
         found: dict[str, Marks] = {}
         for row in known:
             mine = list(bounds if row["categories"] is None else probe.places(row["categories"]))
             begun = Mark(0, row["start_position"] if row["start_time"] is None else None)
             group = f"gatelog.{settings.store}.sub.{row['name']}"
-            found[row["name"]] = dict.fromkeys(mine, begun) | committed(client, properties, group, mine)
+            found[row["name"]] = dict.fromkeys(mine, begun) | committed(settings.kafka_properties, group, mine)
             with ParkedTopic(settings, row["name"]) as topic:
                 parked[row["name"]] = len(topic.all())
         return found

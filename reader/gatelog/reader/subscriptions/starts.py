@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final
 
-from gatelog.core import kafka, postgres
+from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -190,5 +190,4 @@ def _newest(settings: Settings, categories: list[str] | None) -> int:
 
 def _committed(settings: Settings, group: str, categories: list[str] | None) -> dict[Place, Mark]:
     with Probe(settings) as probe:
-        client = kafka.admin(settings.kafka_properties)
-        return committed(client, settings.kafka_properties, group, probe.places(categories))
+        return committed(settings.kafka_properties, group, probe.places(categories))

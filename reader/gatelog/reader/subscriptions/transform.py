@@ -19,7 +19,7 @@ from gatelog.core.errors import (
     KafkaUnavailableError,
     PostgresUnavailableError,
 )
-from gatelog.core.services import wait_any
+from gatelog.core.services import at_work, wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
@@ -40,7 +40,8 @@ BATCH_EVENTS_MAX: Final = 2_000  # in one Kafka transaction
 POLL_S: Final = 0.25
 RETRY_INTERVAL_S: Final = 0.5
 TRANSACTION_TIMEOUT_MS: Final = 10_000  # after which what a dead member left open is aborted
-CALL_TIMEOUT_S: Final = 30.0
+CALL_TIMEOUT_S: Final = 15.0
+HANG_S: Final = 5.0  # after that
 KEEP_S: Final = 2.0
 
 _log = logs.logger("transform")
@@ -161,7 +162,7 @@ class _Session:
         self._types = joining.types
         self._topics = Topics(self._settings, joining.categories)
         with kafka.translated(self._properties):
-            await asyncio.to_thread(self._producer.init_transactions, CALL_TIMEOUT_S)
+            await self._call(self._producer.init_transactions)
             async with Membership.joined(self._settings, joining, self._codec, self) as member:
                 while not stop.is_set():
                     arrived = await self._arrived(member)
@@ -201,22 +202,39 @@ class _Session:
                 position = None if at.position is None else max(at.position, batch.reached)
                 marks[batch.place] = Mark(batch.next_offset, position, batch.epoch, at.topic)
             metadata = await member.group_metadata()
-            await asyncio.to_thread(
-                producer.send_offsets_to_transaction, kafka_marks(marks), metadata, CALL_TIMEOUT_S
-            )
-            await asyncio.to_thread(producer.commit_transaction, CALL_TIMEOUT_S)
+            await self._call(producer.send_offsets_to_transaction, kafka_marks(marks), metadata)
+            await self._call(producer.commit_transaction)
         except KafkaException as error:
             if not error.args[0].fatal():
-                await asyncio.to_thread(producer.abort_transaction, CALL_TIMEOUT_S)
+                await self._call(producer.abort_transaction)
             raise
         except BaseException:
-            await asyncio.to_thread(producer.abort_transaction, CALL_TIMEOUT_S)
+            await self._call(producer.abort_transaction)
             raise
         self._marks |= marks
 
+    async def _call(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call the producer, and wait no longer than it was told to: a commit was seen to hang after a broker died.
+
+        Its transaction is aborted by Kafka then, or it was committed: the session that comes next waits until that is
+        decided, before it asks for the committed offsets.
+
+        Raises:
+            KafkaUnavailableError: it hangs.
+            KafkaException: it failed.
+        """
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S + HANG_S):
+                await asyncio.to_thread(call, *arguments, CALL_TIMEOUT_S)
+        except TimeoutError as error:
+            raise KafkaUnavailableError(
+                f"Transform {self._name!r}: the Kafka client does not come back from a call about its transaction."
+            ) from error
+
     async def _made(self, event: RecordedEvent) -> Iterable[Outgoing]:
         try:
-            return list(await self._function(event))
+            with at_work:
+                return list(await self._function(event))
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and is_cancelled():
                 raise
