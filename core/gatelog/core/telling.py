@@ -57,8 +57,11 @@ def causes(error: BaseException) -> list[str]:
 
 
 def traced(error: BaseException) -> str:
-    """Return the traceback of an error and of its causes, cut."""
-    return cut("".join(traceback.format_exception(error)).rstrip(), TRACE_CHARACTERS_MAX)
+    """Return the traceback of an error and of its causes, cut; what it says where none can be made of it."""
+    try:
+        return cut("".join(traceback.format_exception(error)).rstrip(), TRACE_CHARACTERS_MAX)
+    except Exception:  # noqa: BLE001 - of a class of the user, or of what is in it
+        return told(error)
 
 
 def _said(error: BaseException) -> str:
