@@ -224,11 +224,10 @@ def chained(headers: Mapping[str, Any]) -> tuple[int, int]:
     say: the topic was made again, or has lost records in between.
     """
     position, previous = headers.get("ce_position"), headers.get(_PREVIOUS)
-    return _number(position), _number(previous)
-
-
-def _number(header: object) -> int:
-    return int(header) if isinstance(header, bytes) and header.isdigit() else 0
+    return (
+        int(position) if isinstance(position, bytes) and position.isdigit() else 0,
+        int(previous) if isinstance(previous, bytes) and previous.isdigit() else 0,
+    )
 
 
 class Record(NamedTuple):
