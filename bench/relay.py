@@ -16,6 +16,7 @@ from bench.kafka import Seen, bare_drain, bare_latency, bare_topic
 from bench.processes import gatelog
 
 from gatelog.core.domain import topic_of
+from gatelog.core.identity import identified
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, HistoricEvent, Producer
 from gatelog.producer.relay.records import Record, records_of
@@ -74,8 +75,9 @@ async def some_records(settings: Settings) -> list[Record]:
     await ticks.take_over()
     tick = await ticks.next()
     assert tick is not None
+    own = await identified(store, connection)
     await connection.close()
-    return list(records_of(store.store, tick))
+    return list(records_of(own.store, own.source, tick))
 
 
 async def quiet_latency(settings: Settings) -> list[float]:

@@ -24,6 +24,7 @@ from support.running import running
 
 from gatelog.console.store import initialise
 from gatelog.core import kafka
+from gatelog.core.identity import Identified, ask
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.local import Endpoints, LocalServices
@@ -166,16 +167,17 @@ def _delete_topics(settings: Settings) -> None:
 
 
 @pytest.fixture
-async def settings(bare_settings: Settings, request: pytest.FixtureRequest) -> Settings:
-    """Settings of an initialised, empty store; nothing runs on it.
+async def settings(bare_settings: Settings, request: pytest.FixtureRequest) -> Identified:
+    """Settings of an initialised, empty store, with its id; nothing runs on it.
 
     Under ``pytest.mark.classic``, with the classic protocol: under KIP-848 brokers that were not told otherwise
     let a group that was left a moment ago wait for five seconds, and take 45 s to miss a member.
     """
     await initialise(bare_settings)
+    settings = await ask(bare_settings, "test")
     if request.node.get_closest_marker("classic") is None:
-        return bare_settings
-    return bare_settings.model_copy(update={"subscription_protocol": "classic"})
+        return settings
+    return settings.model_copy(update={"subscription_protocol": "classic"})
 
 
 @pytest.fixture

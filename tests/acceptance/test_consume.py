@@ -17,7 +17,7 @@ from support.waiting import until
 
 from gatelog.console.programs import imported
 from gatelog.core.errors import InvalidInputError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Subscription
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
@@ -41,7 +41,7 @@ async def note(event):
 """
 
 
-async def test_parked_events_by_the_command_line(settings: Settings, producer: Producer, tmp_path: Path) -> None:
+async def test_parked_events_by_the_command_line(settings: Identified, producer: Producer, tmp_path: Path) -> None:
     (tmp_path / "members_program.py").write_text(FAILS_FIRST)
     own = environment(settings)
     await producer.append("Note-1", [Noted(text=t) for t in ("a", "poison", "b")], expected_version=ANY)
@@ -110,7 +110,7 @@ async def note(event):
 
 
 async def test_a_handler_that_ends_for_nobody_does_not_hold_the_process(
-    settings: Settings, producer: Producer, tmp_path: Path
+    settings: Identified, producer: Producer, tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(NEVER_ENDS)
     await producer.append("Note-1", [Noted(text="x")], expected_version=ANY)
@@ -125,7 +125,7 @@ async def test_a_handler_that_ends_for_nobody_does_not_hold_the_process(
 
 
 async def test_workers_share_the_partitions_and_one_that_is_killed_is_started_again(
-    settings: Settings, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
+    settings: Identified, producer: Producer, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
 ) -> None:
     await members.prepare(connection, settings, tmp_path)
 
@@ -164,7 +164,7 @@ async def test_workers_share_the_partitions_and_one_that_is_killed_is_started_ag
 
 
 async def test_workers_end_when_their_parent_is_killed(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]", tmp_path: Path
 ) -> None:
     """Who starts it anew would have the old workers beside the new ones."""
     await members.prepare(connection, settings, tmp_path)
@@ -187,7 +187,7 @@ async def test_workers_end_when_their_parent_is_killed(
 
 
 def test_what_cannot_be_consumed_is_named(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Identified, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shop.py").write_text(FAILS_FIRST)
     (tmp_path / "broken.py").write_text("import no_such_thing\n")

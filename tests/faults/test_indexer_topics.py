@@ -15,6 +15,7 @@ from support.waiting import until
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import LogMismatchError
+from gatelog.core.identity import Identified
 from gatelog.core.services import run_all
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
@@ -100,7 +101,7 @@ def write_many(settings: Settings, like: Seen) -> None:
     write(settings, like, [{**like.headers, "ce_position": str(n), "ce_streamversion": str(n)} for n in range(1, 9)])
 
 
-async def test_the_groups_offsets_in_kafka_mean_nothing(settings: Settings) -> None:
+async def test_the_groups_offsets_in_kafka_mean_nothing(settings: Identified) -> None:
     """Somebody resets the group, to the beginning or past the end: Postgres' offsets are those that count."""
     async with Producer.connect(settings) as producer:
         first = await append(producer, "Note-1", "a", "b")
@@ -113,8 +114,8 @@ async def test_the_groups_offsets_in_kafka_mean_nothing(settings: Settings) -> N
                 assert [event.id async for event in reader.all()] == first
 
 
-def commit(settings: Settings, offset: int) -> None:
-    group = f"gatelog.{settings.store}.indexer"
+def commit(settings: Identified, offset: int) -> None:
+    group = settings.named("indexer")
     consumer = Consumer({**settings.kafka_properties, "group.id": group, "enable.auto.commit": False})
     places = [TopicPartition(topic_of(settings.store, "Note"), p, offset) for p in range(settings.topic_partitions)]
     consumer.commit(offsets=places, asynchronous=False)

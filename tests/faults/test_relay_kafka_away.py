@@ -15,6 +15,7 @@ from support.trial import Row, busy, frozen, judge, relay, terminate, wake
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.local import LocalServices
 from gatelog.producer import ANY, Producer
@@ -30,7 +31,7 @@ def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService
 
 
 @pytest.fixture
-async def away(settings: Settings, own_kafka: LocalServices) -> AsyncIterator[Settings]:
+async def away(settings: Identified, own_kafka: LocalServices) -> AsyncIterator[Identified]:
     """Settings with the Kafka that may be killed; it runs when the test begins."""
     servers = (await asyncio.to_thread(own_kafka.up, only="kafka")).kafka_bootstrap_servers
     yield settings.model_copy(update={"kafka": {"bootstrap.servers": servers}})
@@ -42,7 +43,7 @@ def lives(process: ForkServerProcess) -> bool:
 
 
 async def test_a_broker_that_is_killed_under_load(
-    away: Settings, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
+    away: Identified, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
 ) -> None:
     row = Row(away)
     async with busy(away, producer) as clients:
@@ -57,7 +58,7 @@ async def test_a_broker_that_is_killed_under_load(
 
 
 async def test_kafka_is_away_for_a_while(
-    away: Settings, producer: Producer, own_kafka: LocalServices, long: bool
+    away: Identified, producer: Producer, own_kafka: LocalServices, long: bool
 ) -> None:
     """In the long run for longer than a message, a commit and a Kafka transaction live."""
     row = Row(away)
@@ -79,7 +80,7 @@ async def test_kafka_is_away_for_a_while(
 
 
 async def test_a_commit_that_kafka_dies_of(
-    away: Settings, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
+    away: Identified, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
 ) -> None:
     """The broker is killed before, while and after it commits."""
     row = Row(away)
@@ -96,7 +97,7 @@ async def test_a_commit_that_kafka_dies_of(
 
 
 async def test_a_commit_that_nobody_answers(
-    away: Settings, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
+    away: Identified, producer: Producer, own_kafka: LocalServices, chance: random.Random, long: bool
 ) -> None:
     """The broker freezes before, while and after it commits, until the relay has given the producer up."""
     row = Row(away)
@@ -116,7 +117,7 @@ async def test_a_commit_that_nobody_answers(
 
 
 async def test_a_producer_that_is_thrown_out(
-    away: Settings, producer: Producer, chance: random.Random, long: bool
+    away: Identified, producer: Producer, chance: random.Random, long: bool
 ) -> None:
     """Somebody else takes the transactional id, again and again; the next producer publishes the same tick."""
     row = Row(away)
@@ -132,10 +133,10 @@ async def test_a_producer_that_is_thrown_out(
     await judge(away, clients)
 
 
-def take_transactional_id(settings: Settings) -> None:
-    KafkaProducer(
-        {**settings.kafka_properties, "transactional.id": f"gatelog.{settings.store}.relay.1"}
-    ).init_transactions(30.0)
+def take_transactional_id(settings: Identified) -> None:
+    KafkaProducer({**settings.kafka_properties, "transactional.id": settings.named("relay", 1)}).init_transactions(
+        30.0
+    )
 
 
 async def test_a_committed_tick_is_found_behind_a_strangers_open_transaction(

@@ -19,8 +19,8 @@ from support.subscribing import published
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
+from gatelog.core.identity import Identified
 from gatelog.core.partitioning import partition_of
-from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, HistoricEvent, Producer
 from gatelog.producer.relay import Relay
@@ -39,7 +39,7 @@ Connection = asyncpg.Connection  # generic in the type stubs only
 
 @pytest.fixture(autouse=True)
 async def prepared(
-    settings: Settings, connection: "Connection[asyncpg.Record]", tmp_path: Path
+    settings: Identified, connection: "Connection[asyncpg.Record]", tmp_path: Path
 ) -> AsyncIterator[None]:
     await members.prepare(connection, settings, tmp_path)
     async with running(Relay(settings)):
@@ -68,7 +68,7 @@ async def append(producer: Producer, versions: int, *, poison: int | None = None
         )
 
 
-async def is_up(connection: "Connection[asyncpg.Record]", settings: Settings, member: Background) -> None:
+async def is_up(connection: "Connection[asyncpg.Record]", settings: Identified, member: Background) -> None:
     """Wait until a member is one: before that, a signal ends it as any other process."""
 
     async def does_beat() -> bool:
@@ -78,7 +78,7 @@ async def is_up(connection: "Connection[asyncpg.Record]", settings: Settings, me
     await until(does_beat, "the member is up")
 
 
-async def has_handled(connection: "Connection[asyncpg.Record]", settings: Settings, count: int) -> None:
+async def has_handled(connection: "Connection[asyncpg.Record]", settings: Identified, count: int) -> None:
     async def enough() -> bool:
         query = f"SELECT count(*) FROM (SELECT DISTINCT stream, version FROM {settings.store}.handled) d"
         return bool(await connection.fetchval(query) >= count)
@@ -86,12 +86,12 @@ async def has_handled(connection: "Connection[asyncpg.Record]", settings: Settin
     await until(enough, f"{count} events are handled", timeout=120)
 
 
-async def pids(connection: "Connection[asyncpg.Record]", settings: Settings) -> set[int]:
+async def pids(connection: "Connection[asyncpg.Record]", settings: Identified) -> set[int]:
     return {pid for _, _, pid in await handled(connection, settings)}
 
 
 async def test_members_that_come_and_go_handle_each_event_once(
-    settings: Settings,
+    settings: Identified,
     producer: Producer,
     connection: "Connection[asyncpg.Record]",
     tmp_path: Path,
@@ -119,7 +119,7 @@ async def test_members_that_come_and_go_handle_each_event_once(
 
 
 async def test_members_that_are_killed_lose_nothing_and_park_once(
-    settings: Settings,
+    settings: Identified,
     producer: Producer,
     connection: "Connection[asyncpg.Record]",
     tmp_path: Path,
@@ -157,7 +157,7 @@ async def test_members_that_are_killed_lose_nothing_and_park_once(
 
 
 async def test_members_that_are_killed_in_the_history_go_on_where_they_were(
-    settings: Settings,
+    settings: Identified,
     producer: Producer,
     connection: "Connection[asyncpg.Record]",
     tmp_path: Path,
@@ -200,7 +200,7 @@ async def test_members_that_are_killed_in_the_history_go_on_where_they_were(
 
 
 async def test_a_frozen_member_that_wakes_up_changes_nothing(
-    settings: Settings,
+    settings: Identified,
     producer: Producer,
     connection: "Connection[asyncpg.Record]",
     tmp_path: Path,
@@ -249,7 +249,7 @@ async def slow(event):
 
 
 async def test_a_member_far_behind_stays_flat(
-    settings: Settings, producer: Producer, connection: "Connection[asyncpg.Record]", tmp_path: Path, long: bool
+    settings: Identified, producer: Producer, connection: "Connection[asyncpg.Record]", tmp_path: Path, long: bool
 ) -> None:
     """What it holds is bounded, its client's prefetch included: the process does not grow with what is before it."""
     events, growth_bytes_max = (1_000_000 if long else 20_000), 48 * 1024 * 1024
@@ -278,21 +278,21 @@ async def test_a_member_far_behind_stays_flat(
         assert await asyncio.to_thread(member.stop) == 0
 
 
-def marks(settings: Settings) -> dict[Place, Mark]:
+def marks(settings: Identified) -> dict[Place, Mark]:
     with Probe(settings) as probe:
         places = probe.places(None)
-    return committed(settings.kafka_properties, f"gatelog.{settings.store}.sub.{NAME}", places)
+    return committed(settings.kafka_properties, settings.named("sub", NAME), places)
 
 
-def offsets(settings: Settings) -> dict[Place, int]:
+def offsets(settings: Identified) -> dict[Place, int]:
     return {place: mark.offset for place, mark in marks(settings).items()}
 
 
-def positions(settings: Settings) -> dict[Place, int]:
+def positions(settings: Identified) -> dict[Place, int]:
     return {place: mark.position or 0 for place, mark in marks(settings).items()}
 
 
-async def caught_up(settings: Settings) -> None:
+async def caught_up(settings: Identified) -> None:
     def lag() -> int:
         with Probe(settings) as probe:
             found = offsets(settings)

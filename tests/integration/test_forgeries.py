@@ -15,7 +15,7 @@ from support.waiting import until
 
 from gatelog.core import postgres
 from gatelog.core.errors import LogMismatchError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer import Indexer
 from gatelog.indexer.unreadable import Outcome, Unreadable, UnreadableRecords
 from gatelog.indexer.verify import verify
@@ -37,30 +37,30 @@ def forged(ours: Seen, position: int, **changed: str) -> dict[str, str]:
     return {**ours.headers, **claims, "ce_streamversion": "1", **changed}
 
 
-async def forge(settings: Settings, ours: Seen, *headers: dict[str, str]) -> None:
+async def forge(settings: Identified, ours: Seen, *headers: dict[str, str]) -> None:
     await asyncio.to_thread(write, settings, ours, headers)
 
 
-async def kept(settings: Settings) -> list[Unreadable]:
+async def kept(settings: Identified) -> list[Unreadable]:
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
         return await UnreadableRecords(settings, pool, pool).list()
 
 
-async def retry(settings: Settings) -> list[Outcome]:
+async def retry(settings: Identified) -> list[Outcome]:
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
         return [each async for each in UnreadableRecords(settings, pool, pool).retry()]
 
 
-async def dismiss(settings: Settings, records: Sequence[Unreadable]) -> None:
+async def dismiss(settings: Identified, records: Sequence[Unreadable]) -> None:
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
         await UnreadableRecords(settings, pool, pool).dismiss([each.id for each in records], "not ours")
 
 
-async def are_kept(settings: Settings, number: int) -> bool:
+async def are_kept(settings: Identified, number: int) -> bool:
     return len(await kept(settings)) >= number
 
 
-async def judge(settings: Settings, events: int) -> None:
+async def judge(settings: Identified, events: int) -> None:
     """Index and Kafka hold what was appended, and nothing else, as far as somebody may look."""
     async with Reader.connect(settings) as reader:
         found = [event async for event in reader.all()]
@@ -71,7 +71,7 @@ async def judge(settings: Settings, events: int) -> None:
     assert not (await verify(settings, lambda *_: None)).differences
 
 
-async def test_what_claims_a_position_that_was_not_given_is_set_aside(settings: Settings) -> None:
+async def test_what_claims_a_position_that_was_not_given_is_set_aside(settings: Identified) -> None:
     """While the pipeline runs, and when it starts anew; the positions are given to others afterwards."""
     async with Producer.connect(settings) as producer:
         await append(producer, "Note-1", "a")
@@ -95,7 +95,7 @@ async def test_what_claims_a_position_that_was_not_given_is_set_aside(settings: 
     await judge(settings, 6)
 
 
-async def test_what_claims_the_position_of_an_event_that_comes_later_is_set_aside(settings: Settings) -> None:
+async def test_what_claims_the_position_of_an_event_that_comes_later_is_set_aside(settings: Identified) -> None:
     """The truth waits in another partition: a stranger's open transaction hides it."""
     async with Producer.connect(settings) as producer, Reader.connect(settings) as reader:
         await append(producer, "Note-1", "a")
@@ -130,7 +130,7 @@ async def test_what_claims_the_position_of_an_event_that_comes_later_is_set_asid
     await judge(settings, 3)
 
 
-async def is_published(settings: Settings, position: int) -> bool:
+async def is_published(settings: Identified, position: int) -> bool:
     connection = await asyncpg.connect(settings.dsn)
     try:
         return bool(
@@ -143,7 +143,7 @@ async def is_published(settings: Settings, position: int) -> bool:
 
 
 async def test_a_record_at_the_position_of_a_pending_tick_is_not_the_tick(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     """The relay died between the commit in Postgres and that in Kafka; what stands there is somebody else's."""
     async with Producer.connect(settings) as producer:
@@ -163,7 +163,7 @@ async def test_a_record_at_the_position_of_a_pending_tick_is_not_the_tick(
     await judge(settings, 2)
 
 
-async def test_a_forgery_that_nobody_can_tell_from_a_lost_commit_waits_for_a_word(settings: Settings) -> None:
+async def test_a_forgery_that_nobody_can_tell_from_a_lost_commit_waits_for_a_word(settings: Identified) -> None:
     """Written while no relay runs, right behind the last event: as after a failover that lost commits."""
     async with Producer.connect(settings) as producer:
         await append(producer, "Note-1", "a")

@@ -10,6 +10,7 @@ from support.running import running
 from support.waiting import until
 
 from gatelog.core.domain import topic_of
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.indexer import Indexer
 from gatelog.indexer.batches import BatchReader, place_of
@@ -51,7 +52,7 @@ async def _frontier_is(reader: Reader, position: int) -> bool:
 
 
 async def test_records_before_the_offset_of_an_assignment_are_passed_over(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """They were on their way when the partition was given anew, and come again from the offset that Postgres gave."""
     done = await producer.append("Note-1", [Noted(text=str(n)) for n in range(5)], expected_version=ANY)
@@ -61,7 +62,7 @@ async def test_records_before_the_offset_of_an_assignment_are_passed_over(
     place = place_of(messages[0])[0]
     async with asyncpg.create_pool(settings.dsn, min_size=1, max_size=1) as pool:
         codec = Codec(registry_of(settings, pool), register=False)
-        reader = BatchReader(settings.store, codec, with_json=False)
+        reader = BatchReader(settings, codec, with_json=False)
         batch = await reader.read(messages, {place: place_of(messages[2])[1]})
         nothing = await reader.read(messages, {})
     assert [row[VERSION] for row in batch.rows] == [3, 4, 5]

@@ -12,7 +12,7 @@ from support.restores import dump, restore
 
 from gatelog.console.store import initialise
 from gatelog.core.errors import ConflictError, StreamClosedError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer.rebuild import rebuild
 from gatelog.indexer.verify import verify
 from gatelog.producer import ANY, NO_STREAM, Producer
@@ -26,7 +26,7 @@ def silent(_stage: str, _done: int, _total: int) -> None:
 
 @pytest.mark.parametrize("index_first", [False, True])
 async def test_all_of_postgres_is_lost(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", index_first: bool
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]", index_first: bool
 ) -> None:
     """A new, empty database, and the table of schemas from its backup."""
     store = settings.store
@@ -39,7 +39,7 @@ async def test_all_of_postgres_is_lost(
     before = {record.event_id for record in await asyncio.to_thread(records_of, settings)}
     schemas = await connection.fetch(f"SELECT * FROM {store}.schemas ORDER BY id")
     await connection.execute(f"DROP SCHEMA {store} CASCADE")
-    await initialise(settings)
+    await initialise(settings, store_id=settings.store_id)
     await connection.executemany(
         f"INSERT INTO {store}.schemas OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6)",
         [list(row) for row in schemas],
@@ -66,7 +66,7 @@ async def test_all_of_postgres_is_lost(
     assert (done.agree, done.indexed, done.streams) == (True, 7, 2), done.examples
 
 
-async def test_an_indexer_that_went_on_after_a_restore(settings: Settings, tmp_path: Path) -> None:
+async def test_an_indexer_that_went_on_after_a_restore(settings: Identified, tmp_path: Path) -> None:
     """The index knows events that the restored gate does not: the gate follows, too."""
     backup = tmp_path / "backup.sql"
     async with Producer.connect(settings) as producer:
@@ -94,7 +94,7 @@ async def test_an_indexer_that_went_on_after_a_restore(settings: Settings, tmp_p
 
 
 async def test_all_of_postgres_is_lost_and_the_registry_is_a_server(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]", registry_url: str
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]", registry_url: str
 ) -> None:
     """Nothing has to be put back by hand."""
     ours = settings.model_copy(update={"registry_url": registry_url})
@@ -102,7 +102,7 @@ async def test_all_of_postgres_is_lost_and_the_registry_is_a_server(
         await append(producer, "Note-1", *"ab")
         await publish(ours, 2)
     await connection.execute(f"DROP SCHEMA {ours.store} CASCADE")
-    await initialise(ours)
+    await initialise(ours, store_id=settings.store_id)
     assert (await look(ours)).unknown_schemas == []
     await repair(ours)
     async with Producer.connect(ours) as producer:

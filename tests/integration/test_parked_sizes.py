@@ -26,7 +26,7 @@ from support.waiting import until
 from gatelog.core import kafka
 from gatelog.core.consumer_errors import ParkedWithoutPayloadError
 from gatelog.core.errors import TopicError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Failures, Reader, Subscription
@@ -39,34 +39,34 @@ pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 LIMIT_BYTES = 6_000
 
 
-async def topic_with_limit(settings: Settings, limit_bytes: int) -> None:
+async def topic_with_limit(settings: Identified, limit_bytes: int) -> None:
     """Make the parked topic as an earlier setting had it."""
     admin = kafka.admin(settings.kafka_properties)
     config = {"cleanup.policy": "compact", "max.message.bytes": str(limit_bytes)}
-    made = NewTopic(parked_topic_of(settings.store, "s"), num_partitions=1, replication_factor=1, config=config)
+    made = NewTopic(parked_topic_of(settings, "s"), num_partitions=1, replication_factor=1, config=config)
     for future in admin.create_topics([made]).values():
         await asyncio.to_thread(future.result, 30)
 
 
-async def lower_limit(settings: Settings, limit_bytes: int) -> None:
+async def lower_limit(settings: Identified, limit_bytes: int) -> None:
     admin = kafka.admin(settings.kafka_properties)
     entry = ConfigEntry("max.message.bytes", str(limit_bytes), incremental_operation=AlterConfigOpType.SET)
-    topic = ConfigResource(ResourceType.TOPIC, parked_topic_of(settings.store, "s"), incremental_configs=[entry])
+    topic = ConfigResource(ResourceType.TOPIC, parked_topic_of(settings, "s"), incremental_configs=[entry])
     for future in admin.incremental_alter_configs([topic]).values():
         await asyncio.to_thread(future.result, 30)
 
 
-def parked(settings: Settings) -> list[ParkedEvent]:
+def parked(settings: Identified) -> list[ParkedEvent]:
     with ParkedTopic(settings, "s") as topic:
         return topic.all()
 
 
-def ask_again(settings: Settings) -> None:
+def ask_again(settings: Identified) -> None:
     with ParkedTopic(settings, "s") as topic:
         topic.write([(event.event_id, event.asked_again()) for event in topic.all()])
 
 
-async def are_parked(settings: Settings, count: int) -> Sequence[ParkedEvent]:
+async def are_parked(settings: Identified, count: int) -> Sequence[ParkedEvent]:
     found: Sequence[ParkedEvent] = ()
 
     async def asked() -> bool:
@@ -95,7 +95,7 @@ class Handled:
 
 
 async def test_what_is_said_of_a_failure_is_bounded_and_can_be_written(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """In the parked topic and in the logs, which go to a stream that takes no half of a character."""
     await append(producer, "Note-1", "text")
@@ -115,7 +115,7 @@ async def test_what_is_said_of_a_failure_is_bounded_and_can_be_written(
 
 
 async def test_a_topic_with_a_lower_limit_takes_what_fits(
-    settings: Settings, producer: Producer, reader: Reader
+    settings: Identified, producer: Producer, reader: Reader
 ) -> None:
     await topic_with_limit(settings, LIMIT_BYTES)
     await append(producer, "Note-1", "small", "x" * 4_500, "y" * LIMIT_BYTES)
@@ -144,7 +144,7 @@ async def test_a_topic_with_a_lower_limit_takes_what_fits(
 
 
 async def test_records_that_fit_apart_and_not_together_are_all_parked_whole(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """What is written together is refused together."""
     await topic_with_limit(settings, LIMIT_BYTES)
@@ -156,7 +156,7 @@ async def test_records_that_fit_apart_and_not_together_are_all_parked_whole(
     assert not any(event.is_reference for event in found)
 
 
-async def test_a_topic_that_takes_nothing_ends_it_by_name(settings: Settings, producer: Producer) -> None:
+async def test_a_topic_that_takes_nothing_ends_it_by_name(settings: Identified, producer: Producer) -> None:
     await topic_with_limit(settings, 100)
     await append(producer, "Note-1", "text")
     async with asyncio.timeout(60):
@@ -164,7 +164,7 @@ async def test_a_topic_that_takes_nothing_ends_it_by_name(settings: Settings, pr
             await Handled().subscription.run(asyncio.Event(), settings)
 
 
-async def test_more_than_the_client_holds_is_asked_for_at_once(settings: Settings, producer: Producer) -> None:
+async def test_more_than_the_client_holds_is_asked_for_at_once(settings: Identified, producer: Producer) -> None:
     for number in range(40):
         await append(producer, f"Note-{number}", "text")
     seen = Handled()
@@ -177,7 +177,7 @@ async def test_more_than_the_client_holds_is_asked_for_at_once(settings: Setting
 
 
 async def test_a_limit_that_was_lowered_later_does_not_end_the_replay_nor_its_failure(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "x" * 9_000)
     seen = Handled()
@@ -200,7 +200,7 @@ async def test_a_limit_that_was_lowered_later_does_not_end_the_replay_nor_its_fa
 
 
 async def test_an_event_that_kafka_has_forgotten_is_shown_and_replayed_from_the_index(
-    settings: Settings, producer: Producer, reader: Reader, tmp_path: Path
+    settings: Identified, producer: Producer, reader: Reader, tmp_path: Path
 ) -> None:
     await topic_with_limit(settings, LIMIT_BYTES)
     seen = Handled()
@@ -220,7 +220,9 @@ async def test_an_event_that_kafka_has_forgotten_is_shown_and_replayed_from_the_
     assert seen.events[0].data.text == "x" * 9_000
 
 
-async def test_what_its_stream_does_not_hold_stays_parked_and_says_so(settings: Settings, producer: Producer) -> None:
+async def test_what_its_stream_does_not_hold_stays_parked_and_says_so(
+    settings: Identified, producer: Producer
+) -> None:
     await topic_with_limit(settings, LIMIT_BYTES)
     await append(producer, "Note-1", "x" * 9_000)
     seen = Handled()

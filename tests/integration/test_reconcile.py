@@ -12,6 +12,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from support.clients import Clients, Published
 from support.kafka import Seen, records_of
 from support.models import Noted
@@ -162,7 +163,7 @@ async def elsewhere(settings: Settings, tmp_path: Path) -> AsyncIterator[Setting
     local = LocalServices(tmp_path / "elsewhere")
     endpoints = await asyncio.to_thread(partial(local.up, only="postgres"))
     try:
-        yield Settings.load(**{**settings.model_dump(), "postgres_dsn": endpoints.postgres_dsn})
+        yield settings.model_copy(update={"postgres_dsn": SecretStr(endpoints.postgres_dsn)})
     finally:
         await asyncio.to_thread(local.destroy)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from pydantic import SecretStr
 from support.kafka import records_of
 from support.losses import delete_topic, truncate, write
 from support.models import Noted, OrderPlaced
@@ -167,7 +168,7 @@ async def test_only_the_owner_may(settings: Settings, connection: "asyncpg.Conne
         f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {settings.store} TO {role}"
     )
     where = settings.dsn.rpartition("@")[2]
-    theirs = Settings.load(**{**settings.model_dump(), "postgres_dsn": f"postgresql://{role}:x@{where}"})
+    theirs = settings.model_copy(update={"postgres_dsn": SecretStr(f"postgresql://{role}:x@{where}")})
     try:
         await damage_witness(settings)
         assert not (await look(theirs)).agree

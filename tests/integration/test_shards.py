@@ -176,8 +176,8 @@ async def test_strange_records_are_kept_once(shards: Settings) -> None:
 
         await until(are_kept, "the first shard has set both aside")
         assert await _unreadable(shards, 1) == []
-        async with index_pools(shards, 0, "test", 2) as (gate, shard):
-            records = UnreadableRecords(shards, gate, shard)
+        async with index_pools(shards, 0, "test", 2) as (own, gate, shard):
+            records = UnreadableRecords(own, gate, shard)
             assert [each.value_bytes for each in await records.list()] == [len(record.value), 1]
             assert "another shard" in "".join([each.what async for each in records.retry()])
         assert await _versions(reader, ours) == [1, 2]

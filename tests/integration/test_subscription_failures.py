@@ -12,8 +12,8 @@ from support.waiting import until
 from gatelog.core import asking, kafka, postgres
 from gatelog.core.consumer_errors import ParkedFullError
 from gatelog.core.errors import KafkaUnavailableError
+from gatelog.core.identity import Identified
 from gatelog.core.partitioning import partition_of
-from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Retry, Skip, Stop, Subscription
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
@@ -26,12 +26,12 @@ pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
 
 
-def parked(settings: Settings, name: str) -> list[ParkedEvent]:
+def parked(settings: Identified, name: str) -> list[ParkedEvent]:
     with ParkedTopic(settings, name) as topic:
         return topic.all()
 
 
-def ask_again(settings: Settings, name: str) -> None:
+def ask_again(settings: Identified, name: str) -> None:
     with ParkedTopic(settings, name) as topic:
         topic.write([(event.event_id, event.asked_again()) for event in topic.all()])
 
@@ -57,7 +57,7 @@ class Handled:
         return sum(map(len, self.texts.values()))
 
 
-async def test_a_retry_holds_up_its_own_stream_only(settings: Settings, producer: Producer) -> None:
+async def test_a_retry_holds_up_its_own_stream_only(settings: Identified, producer: Producer) -> None:
     """The failing event waits for what comes after it in another stream: were that held up too, it would not end."""
     await append(producer, "Note-bad", "first", "second")
     await append(producer, "Note-good", *map(str, range(20)))
@@ -79,7 +79,7 @@ async def test_a_retry_holds_up_its_own_stream_only(settings: Settings, producer
 
 
 async def test_a_poison_event_is_parked_and_its_stream_held_until_it_is_replayed(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-bad", "a", "poison", "b")
     await append(producer, "Note-good", "x", "y")
@@ -115,7 +115,7 @@ async def test_a_poison_event_is_parked_and_its_stream_held_until_it_is_replayed
 
 
 async def test_what_only_followed_is_handled_when_the_one_before_it_is_dropped(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "poison", "b", "c")
     subscription = Subscription("s", failures=Failures(attempts_max=1))
@@ -137,7 +137,7 @@ async def test_what_only_followed_is_handled_when_the_one_before_it_is_dropped(
 
 
 async def test_a_stream_goes_on_without_its_parked_event_if_that_is_wanted(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "a", "poison", "b")
     subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
@@ -151,7 +151,7 @@ async def test_a_stream_goes_on_without_its_parked_event_if_that_is_wanted(
 
 
 async def test_what_is_parked_or_dropped_is_not_handled_when_it_comes_again(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """It was parked, and what stands before it in its partition was not done: nothing of it could be committed."""
     slow, *others = [name for name in (f"Note-{n}" for n in range(99)) if partition_of(name, 3) == 0][:4]
@@ -183,7 +183,7 @@ async def test_what_is_parked_or_dropped_is_not_handled_when_it_comes_again(
 
 
 async def test_a_handler_asks_to_skip_park_or_stop_and_may_return_or_raise_it(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "skip", "park", "stop", "after")
     subscription = Subscription("s", failures=Failures(hold_stream=False))
@@ -209,7 +209,7 @@ async def test_a_handler_asks_to_skip_park_or_stop_and_may_return_or_raise_it(
     assert seen == ["skip", "park", "stop", "stop"], "it was not handled, so it comes again, and only it"
 
 
-async def test_a_handler_that_hangs_is_given_up(settings: Settings, producer: Producer) -> None:
+async def test_a_handler_that_hangs_is_given_up(settings: Identified, producer: Producer) -> None:
     await append(producer, "Note-1", "hangs", "b")
     subscription = Subscription("s", handler_timeout_s=0.1, failures=Failures(attempts_max=2, first_delay_s=0.01))
     seen: list[str] = []
@@ -225,7 +225,7 @@ async def test_a_handler_that_hangs_is_given_up(settings: Settings, producer: Pr
     assert seen == ["hangs", "hangs", "b"]
 
 
-async def test_a_bound_on_what_is_parked_stops_the_subscription(settings: Settings, producer: Producer) -> None:
+async def test_a_bound_on_what_is_parked_stops_the_subscription(settings: Identified, producer: Producer) -> None:
     for number in range(3):
         await append(producer, f"Note-{number}", "poison")
     subscription = Subscription("s", failures=Failures(attempts_max=1), parked_events_max=2, concurrency=1)
@@ -237,7 +237,7 @@ async def test_a_bound_on_what_is_parked_stops_the_subscription(settings: Settin
     assert len(await asyncio.to_thread(parked, settings, "s")) == 2
 
 
-async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Settings, producer: Producer) -> None:
+async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Identified, producer: Producer) -> None:
     await append(producer, "Note-1", "poison", "b", "c")
     subscription = Subscription("s", failures=Failures(attempts_max=1))
     handled = Handled(subscription)
@@ -264,7 +264,7 @@ async def test_what_follows_a_replay_that_fails_again_stays_held(settings: Setti
     assert handled.texts["Note-1"] == ["poison", "b", "c"]
 
 
-async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, producer: Producer) -> None:
+async def test_what_is_asked_for_once_more_keeps_its_place(settings: Identified, producer: Producer) -> None:
     """A newer word on the second event of a stream, while the first is replayed: the third does not overtake."""
     subscription, gate, entered = Subscription("s", failures=QUICK), asyncio.Event(), asyncio.Event()
     poison, texts = {"first", "other"}, list[str]()
@@ -304,7 +304,7 @@ async def test_what_is_asked_for_once_more_keeps_its_place(settings: Settings, p
 
 
 async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_time(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Identified, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brokers that start tell of ends that they do not deliver yet."""
 
@@ -324,7 +324,7 @@ async def test_words_that_were_read_before_kafka_fell_silent_are_told_the_next_t
 
 
 async def test_who_is_cancelled_while_it_reads_what_is_parked_loses_nothing_of_it(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """What was read is read only once; and its thread has the consumer, until it is through."""
     subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
@@ -349,7 +349,7 @@ async def test_who_is_cancelled_while_it_reads_what_is_parked_loses_nothing_of_i
         await parker.close()
 
 
-async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Settings, producer: Producer) -> None:
+async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Identified, producer: Producer) -> None:
     """A task that was cancelled while it parked left its stream where it was, for as long as it had the partition."""
     for number in range(200):
         await append(producer, f"Note-{number}", "poison", "b")
@@ -362,7 +362,7 @@ async def test_the_time_that_parking_takes_is_not_the_handlers(settings: Setting
 
 
 async def test_a_handler_may_answer_a_cancellation_as_it_likes_and_may_cancel_itself(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "swallows", "hangs", "cancels", "leaves one behind", "b")
     failures = Failures(attempts_max=1, hold_stream=False)
@@ -396,7 +396,7 @@ async def test_a_handler_may_answer_a_cancellation_as_it_likes_and_may_cancel_it
     assert found[3] == "RuntimeError: the handler was cancelled from inside"
 
 
-async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Settings, producer: Producer) -> None:
+async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Identified, producer: Producer) -> None:
     await append(producer, "Note-1", "class", "no text", "negative", "mute", "b")
     subscription = Subscription("s", failures=Failures(attempts_max=1, hold_stream=False))
     seen: list[str] = []
@@ -432,7 +432,7 @@ async def test_mistakes_with_outcomes_are_failures_of_the_handler(settings: Sett
 
 
 async def test_a_parked_topic_that_is_deleted_is_made_again_and_followed(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """What was parked is gone with it, and holds nothing any more; offsets begin anew."""
     await append(producer, "Note-1", "poison", "b")
@@ -455,7 +455,7 @@ async def test_a_parked_topic_that_is_deleted_is_made_again_and_followed(
     assert handled.texts == {"Note-2": ["poison"], "Note-1": ["c"]}
 
 
-def delete_parked_topic(settings: Settings) -> None:
-    name = parked_topic_of(settings.store, "s")
+def delete_parked_topic(settings: Identified) -> None:
+    name = parked_topic_of(settings, "s")
     admin = kafka.admin(settings.kafka_properties)
     admin.delete_topics([name])[name].result(30)

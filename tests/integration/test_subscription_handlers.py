@@ -10,7 +10,7 @@ from support.models import Noted
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Skip, Stop, Subscription
 from gatelog.reader.subscriptions.parked import ParkedEvent
@@ -22,12 +22,12 @@ pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 ONCE = Failures(attempts_max=1, hold_stream=False)
 
 
-def parked(settings: Settings) -> list[ParkedEvent]:
+def parked(settings: Identified) -> list[ParkedEvent]:
     with ParkedTopic(settings, "s") as topic:
         return topic.all()
 
 
-async def ran(subscription: Subscription, settings: Settings) -> None:
+async def ran(subscription: Subscription, settings: Identified) -> None:
     """Run it until it ends by itself."""
     async with asyncio.timeout(60):
         await subscription.run(asyncio.Event(), settings)
@@ -51,7 +51,7 @@ async def cancelled_with_children() -> None:
 @pytest.mark.parametrize("ends", [cancelled, cancelled_with_children])
 @pytest.mark.parametrize("answer", [None, Stop("enough"), Skip("late"), Park("late"), ValueError("late")], ids=repr)
 async def test_what_was_cancelled_by_the_stop_is_not_handled(
-    settings: Settings, producer: Producer, protocol: str, ends: Callable[[], Awaitable[None]], answer: object
+    settings: Identified, producer: Producer, protocol: str, ends: Callable[[], Awaitable[None]], answer: object
 ) -> None:
     settings = settings.model_copy(update={"subscription_protocol": protocol})
     await append(producer, "Note-1", "first", "second")
@@ -77,7 +77,7 @@ async def test_what_was_cancelled_by_the_stop_is_not_handled(
     assert await asyncio.to_thread(parked, settings) == []
 
 
-async def test_what_was_cancelled_by_a_rebalance_is_not_handled(settings: Settings, producer: Producer) -> None:
+async def test_what_was_cancelled_by_a_rebalance_is_not_handled(settings: Identified, producer: Producer) -> None:
     """A second member comes, and the handler does not end before the partition must go: each is handled once."""
     for number in range(30):
         await append(producer, f"Note-{number}", "text")
@@ -108,7 +108,7 @@ async def test_what_was_cancelled_by_a_rebalance_is_not_handled(settings: Settin
 
 
 async def test_a_handler_that_swallowed_its_timeout_is_cancelled_by_the_stop_again(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "text")
     subscription = Subscription("s", failures=ONCE, handler_timeout_s=0.05, stop_timeout_s=0.1)
@@ -127,7 +127,7 @@ async def test_a_handler_that_swallowed_its_timeout_is_cancelled_by_the_stop_aga
 
 
 async def test_a_handler_that_never_ends_does_not_hold_the_subscription(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """Neither the deadline of a stop nor that of a rebalance is waited for once more."""
     await append(producer, "Note-1", "text")
@@ -193,7 +193,7 @@ async def generator() -> AsyncIterator[int]:
     ids=["str", "trace", "stop", "async stop", "group", "cancelled"],
 )
 async def test_what_is_raised_is_a_failure(
-    settings: Settings, producer: Producer, make: Callable[[], BaseException], reason: str
+    settings: Identified, producer: Producer, make: Callable[[], BaseException], reason: str
 ) -> None:
     await append(producer, "Note-1", "odd", "next")
     subscription = Subscription("s", failures=ONCE)
@@ -221,7 +221,7 @@ async def test_what_is_raised_is_a_failure(
     ids=["cancelled", "coroutine", "generator", "task"],
 )
 async def test_what_is_returned_and_was_not_done_is_a_failure(
-    settings: Settings, producer: Producer, make: Callable[[], object], reason: str
+    settings: Identified, producer: Producer, make: Callable[[], object], reason: str
 ) -> None:
     await append(producer, "Note-1", "odd", "next")
     subscription = Subscription("s", failures=ONCE)
@@ -241,7 +241,7 @@ async def test_what_is_returned_and_was_not_done_is_a_failure(
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), OddBase("odd")], ids=repr)
 async def test_what_is_to_end_the_program_ends_the_subscription_and_the_event_comes_again(
-    settings: Settings, producer: Producer, error: BaseException
+    settings: Identified, producer: Producer, error: BaseException
 ) -> None:
     await append(producer, "Note-1", "odd", "next")
     subscription = Subscription("s", failures=ONCE)
@@ -261,7 +261,7 @@ async def test_what_is_to_end_the_program_ends_the_subscription_and_the_event_co
     assert seen == ["odd", "odd", "next"]
 
 
-async def test_a_replay_of_what_cannot_be_read_is_parked_again(settings: Settings, producer: Producer) -> None:
+async def test_a_replay_of_what_cannot_be_read_is_parked_again(settings: Identified, producer: Producer) -> None:
     """A header is found to be broken when it is looked at: by the handler at first, by everybody in a replay."""
     await append(producer, "Note-1", "text")
     subscription = Subscription("s", failures=ONCE)

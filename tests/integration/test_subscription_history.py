@@ -15,7 +15,7 @@ from support.subscribing import consuming, holds, published
 from support.waiting import until
 
 from gatelog.core.errors import HistoryGoneError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
 from gatelog.producer.relay import Relay
@@ -28,10 +28,10 @@ from gatelog.schemas import RecordedEvent
 
 pytestmark = pytest.mark.classic
 Seen = list[RecordedEvent]
-Way = Callable[[Subscription, Settings, int], Awaitable[Seen]]
+Way = Callable[[Subscription, Identified, int], Awaitable[Seen]]
 
 
-async def looped(subscription: Subscription, settings: Settings, count: int) -> Seen:
+async def looped(subscription: Subscription, settings: Identified, count: int) -> Seen:
     """Read ``count`` events in a loop, and leave behind the last."""
     found: Seen = []
     stop = asyncio.Event()
@@ -43,7 +43,7 @@ async def looped(subscription: Subscription, settings: Settings, count: int) -> 
     return found
 
 
-async def handled(subscription: Subscription, settings: Settings, count: int) -> Seen:
+async def handled(subscription: Subscription, settings: Identified, count: int) -> Seen:
     """Handle ``count`` events, and what comes until the subscription has ended."""
     found: Seen = []
     other = Subscription(
@@ -59,7 +59,7 @@ async def handled(subscription: Subscription, settings: Settings, count: int) ->
     return found
 
 
-async def has_begun(subscription: Subscription, settings: Settings) -> bool:
+async def has_begun(subscription: Subscription, settings: Identified) -> bool:
     standing = await subscription.standing(settings)
     return standing is not None and standing.is_active
 
@@ -75,7 +75,7 @@ def judge(seen: Sequence[RecordedEvent], positions: Sequence[int]) -> None:
 
 @pytest.mark.parametrize("way", [looped, handled])
 async def test_nothing_is_missed_or_doubled_where_the_topics_have_forgotten(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None, way: Way
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None, way: Way
 ) -> None:
     subscription = Subscription("late")
     seen = await way(subscription, settings, await fill(producer, 30))
@@ -97,7 +97,7 @@ async def test_nothing_is_missed_or_doubled_where_the_topics_have_forgotten(
 
 
 async def test_a_loop_that_is_left_in_its_history_goes_on_there(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None
 ) -> None:
     """Progress in the index is committed with the group's offsets, so that a restart neither skips nor repeats."""
     settings = settings.model_copy(update={"subscription_protocol": "consumer", "subscription_events_max": 20})
@@ -116,7 +116,7 @@ async def test_a_loop_that_is_left_in_its_history_goes_on_there(
 
 
 async def test_starts_that_kafka_has_forgotten(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None
 ) -> None:
     await fill(producer, 40)
     await indexed(reader, 40)
@@ -141,7 +141,7 @@ async def test_starts_that_kafka_has_forgotten(
 
 
 async def test_a_topic_that_lost_its_beginning_only(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None
 ) -> None:
     """As retention does it: each partition begins somewhere."""
     await fill(producer, 120)
@@ -158,7 +158,7 @@ async def test_a_topic_that_lost_its_beginning_only(
 
 
 async def test_retention_that_overtakes_a_reader(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None, monkeypatch: pytest.MonkeyPatch
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is slow, and what comes next is removed: it goes on from the index, without being started again."""
     monkeypatch.setattr(client, "PREFETCH_KBYTES", 1)
@@ -186,7 +186,7 @@ async def test_retention_that_overtakes_a_reader(
 
 
 async def test_retention_that_goes_on_during_the_history(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None
 ) -> None:
     """Where Kafka was to take over, it has forgotten too by then: the index tells that as well."""
     settings = settings.model_copy(update={"subscription_events_max": 10})
@@ -214,7 +214,7 @@ async def test_retention_that_goes_on_during_the_history(
 
 
 async def test_records_that_come_while_the_index_tells_them_too_are_passed_over(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None, monkeypatch: pytest.MonkeyPatch
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition looked empty; then records came, and the index had them before it was asked how far it is."""
     monkeypatch.setattr(CatchingUp, "_first_positions", lambda _self, _lows: {})
@@ -231,7 +231,7 @@ async def test_records_that_come_while_the_index_tells_them_too_are_passed_over(
 
 
 async def test_an_event_of_the_index_is_parked_and_replayed_like_any_other(
-    settings: Settings, producer: Producer, reader: Reader, pipeline: None
+    settings: Identified, producer: Producer, reader: Reader, pipeline: None
 ) -> None:
     await producer.append("Note-1", [Noted(text=text) for text in ("a", "poison", "b")], expected_version=0)
     await indexed(reader, 3)
@@ -264,7 +264,7 @@ async def test_an_event_of_the_index_is_parked_and_replayed_like_any_other(
 
 
 async def test_what_is_nowhere_is_named(
-    settings: Settings,
+    settings: Identified,
     producer: Producer,
     connection: Connection,
     monkeypatch: pytest.MonkeyPatch,

@@ -11,7 +11,7 @@ from support.subscribing import append, consuming, holds
 from support.waiting import until
 
 from gatelog.core import kafka
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Subscription
 from gatelog.reader.subscriptions.parked import ParkedEvent
@@ -23,23 +23,23 @@ pytestmark = pytest.mark.usefixtures("relay")
 
 
 @pytest.fixture(params=["classic", "consumer"])
-def settings(settings: Settings, request: pytest.FixtureRequest) -> Settings:
+def settings(settings: Identified, request: pytest.FixtureRequest) -> Identified:
     return settings.model_copy(update={"subscription_protocol": request.param})
 
 
-def parked(settings: Settings) -> list[ParkedEvent]:
+def parked(settings: Identified) -> list[ParkedEvent]:
     with ParkedTopic(settings, "s") as topic:
         return topic.all()
 
 
-async def write(settings: Settings, events: Iterable[ParkedEvent], *, dropped: bool = False) -> None:
+async def write(settings: Identified, events: Iterable[ParkedEvent], *, dropped: bool = False) -> None:
     """As ``gatelog parked replay`` and ``drop`` do."""
     with ParkedTopic(settings, "s") as topic:
         words = [(event.event_id, None if dropped else event.asked_again()) for event in events]
         await asyncio.to_thread(topic.write, words)
 
 
-async def are_parked(settings: Settings, count: int) -> Sequence[ParkedEvent]:
+async def are_parked(settings: Identified, count: int) -> Sequence[ParkedEvent]:
     found: Sequence[ParkedEvent] = ()
 
     async def asked() -> bool:
@@ -51,9 +51,9 @@ async def are_parked(settings: Settings, count: int) -> Sequence[ParkedEvent]:
     return found
 
 
-async def set_back(settings: Settings, offset: int = 0) -> None:
+async def set_back(settings: Identified, offset: int = 0) -> None:
     """What ``kafka-consumer-groups --reset-offsets --to-offset 0 --execute`` does, when its last member has left."""
-    group = Subscription("s").group_of(settings.store)
+    group = Subscription("s").group_of(settings)
     admin = kafka.admin(settings.kafka_properties)
     with Probe(settings) as probe:
         places = [TopicPartition(*place, offset) for place in probe.places(None)]
@@ -91,7 +91,7 @@ class Handled:
 
 
 @asynccontextmanager
-async def members(seen: Handled, settings: Settings, count: int) -> AsyncIterator[None]:
+async def members(seen: Handled, settings: Identified, count: int) -> AsyncIterator[None]:
     """Run as many members, until the block ends."""
     async with AsyncExitStack() as running:
         for _ in range(count):
@@ -101,7 +101,7 @@ async def members(seen: Handled, settings: Settings, count: int) -> AsyncIterato
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_what_was_replayed_or_dropped_is_handled_again(
-    settings: Settings, producer: Producer, count: int
+    settings: Identified, producer: Producer, count: int
 ) -> None:
     await append(producer, "Note-1", "a", "poison", "b")
     await append(producer, "Note-2", "dropped", "c")
@@ -122,7 +122,7 @@ async def test_what_was_replayed_or_dropped_is_handled_again(
     assert [text for text in seen.texts if text in {"dropped", "c"}] == ["dropped", "c"]
 
 
-async def test_it_holds_for_the_member_that_goes_on_too(settings: Settings, producer: Producer) -> None:
+async def test_it_holds_for_the_member_that_goes_on_too(settings: Identified, producer: Producer) -> None:
     """The offsets were set back, and the first member that read again has ended halfway."""
     await append(producer, "Note-1", "a", "b", "poison", "c")
     seen = Handled()
@@ -154,7 +154,7 @@ async def test_it_holds_for_the_member_that_goes_on_too(settings: Settings, prod
 
 
 async def test_what_is_parked_stays_parked_and_what_stands_before_it_is_handled(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "a", "poison", "b")
     seen = Handled()
@@ -172,7 +172,7 @@ async def test_what_is_parked_stays_parked_and_what_stands_before_it_is_handled(
 
 
 async def test_a_replay_waits_until_what_is_read_again_has_come_to_its_event(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await append(producer, "Note-1", "a", "b", "poison", "c")
     seen = Handled()
@@ -191,7 +191,7 @@ async def test_a_replay_waits_until_what_is_read_again_has_come_to_its_event(
 
 
 async def test_it_is_not_handled_twice_when_it_was_replayed_before_the_group_had_come_past_it(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     """Offsets are committed up to an event that is not done; what was parked behind it, and replayed, comes again."""
     await append(producer, "Note-1", "slow")

@@ -15,14 +15,14 @@ from support.waiting import until
 from gatelog.core import kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import TopicError
+from gatelog.core.identity import Identified
 from gatelog.core.services import run_all
-from gatelog.core.settings import Settings
 from gatelog.producer import Producer
 from gatelog.producer.relay import Relay
 from gatelog.producer.relay.topics import Topics
 
 
-def make_topic(settings: Settings, partitions: int, config: Mapping[str, str]) -> str:
+def make_topic(settings: Identified, partitions: int, config: Mapping[str, str]) -> str:
     name = topic_of(settings.store, "Note")
     made = NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config))
     admin = kafka.admin(settings.kafka_properties)  # collecting it would cancel its futures
@@ -31,7 +31,7 @@ def make_topic(settings: Settings, partitions: int, config: Mapping[str, str]) -
     return name
 
 
-def ensured(settings: Settings) -> list[tuple[str, str, str]]:
+def ensured(settings: Identified) -> list[tuple[str, str, str]]:
     """Let a relay's topics see it; return the differences that were logged."""
     topics = Topics(settings)
     with capture_logs() as logs:
@@ -46,7 +46,7 @@ def _difference(log: Mapping[str, Any]) -> tuple[str, str, str]:
     return log["what"], log["found"], log["wanted"]
 
 
-async def test_what_the_relay_made_is_as_configured(settings: Settings) -> None:
+async def test_what_the_relay_made_is_as_configured(settings: Identified) -> None:
     strict = settings.model_copy(update={"topic_min_insync_replicas": 1, "topic_replication": 1})
     assert await asyncio.to_thread(ensured, strict) == []
     assert await asyncio.to_thread(ensured, strict) == []
@@ -64,7 +64,7 @@ async def test_what_the_relay_made_is_as_configured(settings: Settings) -> None:
     ],
 )
 async def test_each_difference_is_said_once(
-    settings: Settings,
+    settings: Identified,
     partitions: int,
     config: dict[str, str],
     change: dict[str, int],
@@ -77,7 +77,7 @@ async def test_each_difference_is_said_once(
 
 
 async def test_a_compacted_topic_is_refused_before_anything_is_published(
-    settings: Settings, producer: Producer
+    settings: Identified, producer: Producer
 ) -> None:
     await asyncio.to_thread(make_topic, settings, 3, {"cleanup.policy": "compact"})
     await producer.append("Note-1", [Noted(text="x")], expected_version=0)
@@ -87,7 +87,7 @@ async def test_a_compacted_topic_is_refused_before_anything_is_published(
     assert await asyncio.to_thread(records_of, settings) == []
 
 
-async def test_a_weaker_topic_is_published_to(settings: Settings, producer: Producer) -> None:
+async def test_a_weaker_topic_is_published_to(settings: Identified, producer: Producer) -> None:
     await asyncio.to_thread(make_topic, settings, 1, {"retention.ms": "3600000"})
     await producer.append("Note-1", [Noted(text="x")], expected_version=0)
 

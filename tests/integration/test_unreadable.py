@@ -13,7 +13,7 @@ from support.waiting import until
 
 from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer import Indexer
 from gatelog.indexer.unreadable import Outcome, UnreadableRecords
 from gatelog.producer import Producer
@@ -21,13 +21,13 @@ from gatelog.producer.relay import Relay
 from gatelog.reader import Reader
 
 
-async def retry(settings: Settings, *numbers: int) -> list[Outcome]:
+async def retry(settings: Identified, *numbers: int) -> list[Outcome]:
     async with postgres.pool(settings.dsn, settings.store, "test", 2) as pool:
         return [each async for each in UnreadableRecords(settings, pool, pool).retry(list(numbers) or None)]
 
 
 async def test_payloads_of_an_unknown_schema_are_indexed_and_get_their_jsonb_later(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     """The registry lost a schema: bytes and envelope are indexed all the same; the repair fills what was missing."""
     store = settings.store
@@ -58,7 +58,7 @@ async def test_payloads_of_an_unknown_schema_are_indexed_and_get_their_jsonb_lat
 
 
 async def test_missing_json_is_all_that_may_be_filled(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     bare = settings.model_copy(update={"index_jsonb": False})
     async with Producer.connect(bare) as producer:
@@ -77,7 +77,7 @@ async def test_missing_json_is_all_that_may_be_filled(
 
 
 async def test_a_record_that_was_unreadable_is_indexed_once_after_the_fix(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     """As with an indexer that is older than the relay: it cannot read a header, a newer one can."""
     store = settings.store
@@ -122,7 +122,7 @@ def uuid(number: int) -> str:
 
 
 async def test_lies_are_left_until_somebody_dismisses_them(
-    settings: Settings, connection: "asyncpg.Connection[asyncpg.Record]"
+    settings: Identified, connection: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     async with Producer.connect(settings) as producer:
         await append(producer, "Note-1", "a")

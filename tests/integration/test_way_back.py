@@ -16,6 +16,7 @@ from support.waiting import until
 
 from gatelog.console.losses import GATE
 from gatelog.console.store import examine
+from gatelog.core.identity import Identified, ask
 from gatelog.core.settings import Settings
 from gatelog.indexer.verify import verify
 from gatelog.producer import Producer
@@ -43,7 +44,7 @@ def rows() -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Place:
-    settings: Settings
+    settings: Identified
     folder: Path
 
 
@@ -103,6 +104,7 @@ BESIDE: Mapping[str, Lose] = {
     "indexes on fields of payloads": by("SELECT"),  # they went with the table
     "the tables `schemas` and `schema_levels`": by("DROP TABLE @.schemas, @.schema_levels"),
     "the table `subscriptions`": by("DROP TABLE @.subscriptions"),
+    "the table `identity`": by("DROP TABLE @.identity"),
     "tables of projections": by("DROP TABLE @.projection_builds, @.projection_offsets CASCADE"),
     "topics, all or some, or their ends": lose_topics,
     "all of Postgres: gate, outbox, index": by("DROP SCHEMA @ CASCADE"),
@@ -132,7 +134,8 @@ async def contents(settings: Settings) -> dict[str, list[object]]:
 
 async def go_back(place: Place, commands: list[str]) -> None:
     for command in commands:
-        done = await asyncio.to_thread(gatelog, command.split(), environment(place.settings), place.folder)
+        arguments = [str(place.settings.store_id) if word == "ID" else word for word in command.split()]
+        done = await asyncio.to_thread(gatelog, arguments, environment(place.settings), place.folder)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
 
 
@@ -154,7 +157,7 @@ async def come_back(place: Place, lost: str, lose: Lose, publish_all: Callable[[
         await publish_all()
 
 
-async def test_losses(settings: Settings, tmp_path: Path) -> None:
+async def test_losses(settings: Identified, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "events.py").write_text(MODULE, encoding="utf-8")
     place = Place(settings, tmp_path)
@@ -181,7 +184,7 @@ async def test_losses(settings: Settings, tmp_path: Path) -> None:
 
 
 async def test_losses_with_the_index_elsewhere(apart: Settings, tmp_path: Path) -> None:
-    place = Place(apart, tmp_path)
+    place = Place(await ask(apart, "test"), tmp_path)
 
     async def published() -> None:
         wanted = await highest(apart)

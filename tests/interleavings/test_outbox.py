@@ -8,7 +8,7 @@ import pytest
 from support.interleaved import World, world
 from support.interleaving import Work, every_order, random_orders
 
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.producer import ANY, NO_STREAM
 
 NOTE, MEMO = "Note-1", "Note-2"
@@ -33,7 +33,7 @@ class Orders:
 
 
 @pytest.fixture
-def small(settings: Settings) -> Settings:
+def small(settings: Identified) -> Identified:
     """Everything as small as it gets: ticks of one event, segments of one."""
     return settings.model_copy(
         update={"outbox_segment_events": 1, "tick_events_max": 1, "outbox_snapshot_age_max_s": 0.0}
@@ -41,7 +41,7 @@ def small(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def explored(small: Settings) -> AsyncIterator[World]:
+async def explored(small: Identified) -> AsyncIterator[World]:
     async with world(small, "writer", "other", "loader", "reader", "relay 2", "keeper 2", "indexer 2") as made:
         yield made
 

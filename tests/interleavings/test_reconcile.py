@@ -13,7 +13,7 @@ from support.interleaving import Stepped, Work, random_orders, rest
 
 from gatelog.core import asking
 from gatelog.core.errors import ReconcileRefusedError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.shards.databases import Databases
 from gatelog.producer import ANY
 from gatelog.producer import reconcile as reconciling
@@ -88,7 +88,7 @@ class Repair:
 
 
 @pytest.fixture
-async def repair(settings: Settings) -> AsyncIterator[tuple[World, Repair]]:
+async def repair(settings: Identified) -> AsyncIterator[tuple[World, Repair]]:
     small = settings.model_copy(
         update={"outbox_segment_events": 1, "tick_events_max": 1, "outbox_snapshot_age_max_s": 0.0}
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from confluent_kafka.cimpl import NewTopic
 
 from gatelog.core import kafka
+from gatelog.core.identity import ask
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
@@ -84,8 +85,10 @@ class Everything:
             rows = await handled(self._rows, self._settings)
             return len({row[:2] for row in rows}) == events - poisoned
 
+        store = await ask(self._settings, "test")
+
         def parked() -> int:
-            with ParkedTopic(self._settings, NAME) as topic:
+            with ParkedTopic(store, NAME) as topic:
                 return len(topic.all())
 
         async def are_parked() -> bool:

@@ -13,7 +13,7 @@ import asyncpg
 from gatelog.core import asking, tail
 from gatelog.core.domain import ExpectedVersion, topic_of
 from gatelog.core.errors import GatelogError, RelayFencedError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.indexer.batches import Batch
 from gatelog.indexer.rows import row_of
 from gatelog.indexer.writing import PartitionLostError, Writer
@@ -26,7 +26,7 @@ from gatelog.producer.relay import recovery
 from gatelog.producer.relay.records import records_of
 from gatelog.producer.relay.ticks import Tick, Ticks
 from gatelog.reader.source import PostgresSource
-from gatelog.schemas.envelope import Record, parse_record, source_of
+from gatelog.schemas.envelope import Record, parse_record
 from support.interleaving import Stepped, rest, step
 
 if TYPE_CHECKING:  # generic in the type stubs only
@@ -76,7 +76,7 @@ class Acknowledged:
 class World:
     """One store that is set back before each run."""
 
-    settings: Settings
+    settings: Identified
     control: Connection
     connections: dict[str, Connection]  # of relays and keepers, by actor
     pools: dict[str, Pool]  # of the others, one connection each
@@ -191,10 +191,10 @@ class World:
             await ticks.fix()
 
     def _records(self, tick: Tick) -> list[Record]:
-        source = source_of(self.settings.store)
+        source = self.settings.source
         return [
             parse_record(source, headers, value)
-            for _topic, _key, value, headers, *_ in records_of(self.settings.store, tick)
+            for _topic, _key, value, headers, *_ in records_of(self.settings.store, source, tick)
         ]
 
     async def index(self, actor: str, turns: int, rows_max: int = ROWS_MAX) -> None:
@@ -282,7 +282,7 @@ class World:
 
 
 @asynccontextmanager
-async def world(settings: Settings, *actors: str) -> AsyncIterator[World]:
+async def world(settings: Identified, *actors: str) -> AsyncIterator[World]:
     """Yield a world with a connection for each actor, and for the judge's ``relay``, ``indexer`` and ``keeper``."""
     store = settings.store
     async with AsyncExitStack() as stack:

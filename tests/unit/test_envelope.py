@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 from gatelog.core.domain import RECORDED_FROM
 from gatelog.core.errors import UndecodableRecordError
+from gatelog.core.identity import source_of
 from gatelog.schemas.codec import WIRE_HEADER
 from gatelog.schemas.envelope import (
     ForeignRecordError,
     Headers,
+    NamesakeRecordError,
     Record,
     headers_of,
     parse_record,
-    source_of,
 )
 
-SOURCE = source_of("shop")
+SOURCE = source_of("shop", UUID(int=1))
 TIMES = st.datetimes(RECORDED_FROM.replace(tzinfo=None), datetime(9999, 12, 30)).map(  # noqa: DTZ001 - made aware here
     lambda when: when.replace(tzinfo=UTC)
 )
@@ -77,7 +78,7 @@ def test_the_headers_are_those_of_cloudevents() -> None:
     assert headers(EXAMPLE) == {
         "ce_specversion": b"1.0",
         "content-type": b"application/vnd.confluent.avro",
-        "ce_source": b"/gatelog/shop",
+        "ce_source": SOURCE.encode(),
         "ce_id": "00000000-0000-0000-0000-000000000001",
         "ce_type": "Placed",
         "ce_subject": "Order-42",
@@ -91,6 +92,15 @@ def test_the_headers_are_those_of_cloudevents() -> None:
 def test_records_of_others_are_told_apart(found: Headers | None) -> None:
     with pytest.raises(ForeignRecordError):
         parse_record(SOURCE, found, WIRE)
+
+
+@pytest.mark.parametrize("source", ["/gatelog/shop", "/gatelog/shop/1", source_of("shop", UUID(int=2)).encode()])
+def test_records_of_a_namesake_are_told_apart(source: str | bytes) -> None:
+    with pytest.raises(NamesakeRecordError):
+        parse_record(SOURCE, {**headers(EXAMPLE), "ce_source": source}, WIRE)
+    with pytest.raises(ForeignRecordError) as other:
+        parse_record(SOURCE, {**headers(EXAMPLE), "ce_source": b"/gatelog/shopping/1"}, WIRE)
+    assert not isinstance(other.value, NamesakeRecordError)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def tick(times: list[datetime]) -> Tick:
 
 @given(st.lists(TIMES, max_size=20))
 def test_times_and_positions(times: list[datetime]) -> None:
-    records = list(records_of("shop", tick(times)))
+    records = list(records_of("shop", "/gatelog/shop/1", tick(times)))
     headers = [dict(record[3]) for record in records]
     assert [datetime.fromisoformat(str(each["ce_time"])) for each in headers] == times
     assert [each["ce_position"] for each in headers] == [str(7 + n) for n in range(len(times))]

@@ -3,16 +3,18 @@
 import random
 from collections import defaultdict
 from datetime import datetime
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatelog.core.errors import InvalidInputError
+from gatelog.core.identity import Identified
 from gatelog.reader import Failures, Park, Projection, Retry, Skip, Start, Stop, Subscription, Transform
 from gatelog.reader.subscriptions.failures import Done, Later, Parked, Skipped, Stopped, judge
 from gatelog.reader.subscriptions.lanes import Lanes
-from gatelog.reader.subscriptions.parked import Entry, ParkedState, ParkedView, parked_topic_of
+from gatelog.reader.subscriptions.parked import Entry, ParkedState, ParkedView, check_length, parked_topic_of
 from gatelog.reader.subscriptions.window import Window
 
 
@@ -180,11 +182,15 @@ def test_the_newest_word_on_an_event_counts(
 
 
 def test_parked_topics_are_apart_from_categories() -> None:
-    assert parked_topic_of("shop", "billing") == "shop-parked.billing"
-    assert parked_topic_of("shop", "a.b-c") == "shop-parked.a-2Eb-2Dc"
-    assert len(parked_topic_of("s" * 32, "ü" * 32)) <= 249
+    shop, longest = (
+        Identified.model_construct(store=name, store_id=UUID(int=0xABCDEF01 << 96)) for name in ("shop", "s" * 32)
+    )
+    assert parked_topic_of(shop, "billing") == "shop-parked.billing.abcdef01"
+    assert parked_topic_of(shop, "a.b-c") == "shop-parked.a-2Eb-2Dc.abcdef01"
+    check_length("ü" * 32)
+    assert len(parked_topic_of(longest, "ü" * 32)) <= 249
     with pytest.raises(InvalidInputError):
-        parked_topic_of("shop", "x" * 65)
+        check_length("x" * 65)
 
 
 @pytest.mark.parametrize(

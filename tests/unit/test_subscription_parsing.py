@@ -44,7 +44,7 @@ class Message(NamedTuple):
 
 def parser(types: list[str] | None = None) -> Parser:
     codec: Codec = None  # type: ignore[assignment] # nothing is decoded
-    return Parser(SOURCE, codec, types)
+    return Parser(SOURCE, codec, types, set())
 
 
 def record(**changes: str | bytes | None) -> list[tuple[str, str | bytes | None]]:

@@ -53,7 +53,7 @@ async def _index_all(settings: Settings, wanted: list[IndexedField], drop: bool)
 
 
 async def _index(settings: Settings, shard: int, wanted: list[IndexedField], drop: bool) -> FieldIndexes:
-    async with index_pools(settings, shard, "gatelog index fields", 1) as (_gate, pool):
+    async with index_pools(settings, shard, "gatelog index fields", 1) as (_, _gate, pool):
         with postgres.translated(settings.store, shards.dsn_of(settings, shard)):
             async with pool.acquire() as connection:
                 return await index_fields(

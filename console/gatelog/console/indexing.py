@@ -216,9 +216,9 @@ def dismiss(
 @asynccontextmanager
 async def _records(settings: Settings, shard: int | None) -> AsyncIterator[UnreadableRecords]:
     number = options.shard_of(settings, shard)
-    async with index_pools(settings, number, "gatelog index", 2) as (gate, pool):
+    async with index_pools(settings, number, "gatelog index", 2) as (own, gate, pool):
         with postgres.translated(settings.store, shards.dsn_of(settings, number)):
-            yield UnreadableRecords(settings, gate, pool, number)
+            yield UnreadableRecords(own, gate, pool, number)
 
 
 async def _list(settings: Settings, shard: int | None, *, after: int, settled: bool) -> list[Unreadable]:

@@ -8,15 +8,16 @@ import typer
 
 from gatelog.console import options
 from gatelog.console.output import print_json, print_table
-from gatelog.core import postgres
+from gatelog.core import identity, postgres
 from gatelog.core.consumer_errors import ParkedNotFoundError, ParkedWithoutPayloadError
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.reader.subscriptions.originals import whole
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedState, parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import parse_record, source_of
+from gatelog.schemas.envelope import parse_record
 from gatelog.schemas.registries import registry_of
 
 app = typer.Typer(help="Events that a subscription has given up.", no_args_is_help=True, rich_markup_mode=None)
@@ -40,7 +41,7 @@ def list_parked(
     gatelog parked list billing
     gatelog parked list billing --stream Order-42 --json
     """
-    with ParkedTopic(options.settings_of(store, home), name) as topic:
+    with ParkedTopic(_identified(options.settings_of(store, home)), name) as topic:
         found = [event for event in topic.all() if stream in (None, event.stream)]
     for event in found:
         if json:
@@ -68,7 +69,7 @@ def show(
 
     gatelog parked show billing 0197e8d2-7a3c-7cc0-a5c5-1f2e3d4c5b6a
     """
-    settings = options.settings_of(store, home)
+    settings = _identified(options.settings_of(store, home))
     with ParkedTopic(settings, name) as topic:
         (event,) = _chosen(name, topic.all(), [event_id], None, every=False)
     document = _document(event) | {"trace": event.trace} | asyncio.run(_payload(settings, name, event))
@@ -99,7 +100,7 @@ def replay(
       gatelog parked replay billing --stream Order-42
       gatelog parked replay billing --all
     """
-    with ParkedTopic(options.settings_of(store, home), name) as topic:
+    with ParkedTopic(_identified(options.settings_of(store, home)), name) as topic:
         chosen = _chosen(name, topic.all(), ids, stream, every=every)
         if chosen:  # a topic is made by writing
             topic.write([(event.event_id, event.asked_again()) for event in chosen])
@@ -121,11 +122,15 @@ def drop(
 
     gatelog parked drop billing 0197e8d2-7a3c-7cc0-a5c5-1f2e3d4c5b6a
     """
-    with ParkedTopic(options.settings_of(store, home), name) as topic:
+    with ParkedTopic(_identified(options.settings_of(store, home)), name) as topic:
         chosen = _chosen(name, topic.all(), ids, stream, every=every)
         if chosen:
             topic.write([(event.event_id, None) for event in chosen])
     typer.echo(f"{len(chosen):,} events are dropped.")
+
+
+def _identified(settings: Settings) -> Identified:
+    return asyncio.run(identity.ask(settings, "gatelog parked"))
 
 
 def _chosen(
@@ -165,13 +170,13 @@ def _in_one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c.isspace() else f"\\x{ord(c):02x}" for c in text)
 
 
-async def _payload(settings: Settings, name: str, event: ParkedEvent) -> dict[str, Any]:
+async def _payload(settings: Identified, name: str, event: ParkedEvent) -> dict[str, Any]:
     async with postgres.pool(settings.dsn, settings.store, "gatelog parked", 2) as pool:
         raw: dict[str, Any] = {}
         try:
-            event = await whole(settings, pool, parked_topic_of(settings.store, name), event)
+            event = await whole(settings, pool, parked_topic_of(settings, name), event)
             raw = {"raw": event.value.hex()}
-            record = parse_record(source_of(settings.store), list(event.headers), event.value)
+            record = parse_record(settings.source, list(event.headers), event.value)
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.warm({record.schema_id})
             found: dict[str, Any] = {"data": record.with_codec(codec).as_dict()}

@@ -60,7 +60,7 @@ async def _tell_the_index(settings: Settings, plan: Plan) -> list[str]:
     """Topics that were made anew are known to the indexer by their new ids from now on."""
     anew: set[str] = set()
     for shard, offsets in enumerate(plan.offsets):
-        async with index_pools(settings, shard, "gatelog republish", 1) as (_, pool):
+        async with index_pools(settings, shard, "gatelog republish", 1) as (_, _, pool):
             with postgres.translated(settings.store, shards.dsn_of(settings, shard)):
                 ids = await asyncio.to_thread(asking.ids, settings.kafka_properties, offsets)
                 anew |= set(await indexed_topics.accept(pool, settings.store, ids, offsets))

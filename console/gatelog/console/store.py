@@ -10,12 +10,14 @@ from uuid import UUID
 
 import typer
 
-from gatelog.console import losses, options, services
+from gatelog.console import identities, losses, options, services
 from gatelog.console.output import print_json, print_table
-from gatelog.core import dsns, kafka, mending, migrations, postgres, shards
+from gatelog.core import dsns, identity, kafka, mending, migrations, postgres, shards
 from gatelog.core.errors import GatelogError, IndexPlaceError
-from gatelog.core.mending import Outcome
+from gatelog.core.identity import Identified, identified
+from gatelog.core.mending import Finish, Outcome
 from gatelog.core.migrations import Migration
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.services import ended
 from gatelog.core.settings import Settings
 from gatelog.indexer import shard
@@ -26,8 +28,10 @@ from gatelog.producer import status as producer_status
 from gatelog.reader import Standing, projection_standings, standings
 
 READER_PARTS: Final = ("gatelog.reader.folds", "gatelog.reader.subscriptions", "gatelog.reader")
-PARTS: Final = ("gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
-GATE_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE, *READER_PARTS)
+PARTS: Final = (identity.PACKAGE, "gatelog.schemas", "gatelog.producer", "gatelog.indexer", *READER_PARTS)
+GATE_PARTS: Final = (
+    identity.PACKAGE, shards.PACKAGE, "gatelog.schemas", "gatelog.producer", elsewhere.PACKAGE, *READER_PARTS,
+)  # fmt: skip
 SHARD_PARTS: Final = (shards.PACKAGE, "gatelog.schemas", "gatelog.indexer", shard.PACKAGE)  # schemas: for a function
 INCOMPLETE: Final = 4
 
@@ -37,6 +41,10 @@ def init(
         bool,
         typer.Option("--adopt-index", help="The gate's database was lost: take the index in index_dsns as it is."),
     ] = False,
+    id_: Annotated[
+        UUID | None,
+        typer.Option("--id", help="The gate's database was lost: the store's id, which its records in Kafka carry."),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; say what would be made. Exit code 4 if anything would.")
     ] = False,
@@ -54,7 +62,7 @@ def init(
       gatelog init --store billing
     """
     settings = options.settings_of(store, home)
-    done = asyncio.run(examine(settings) if check else bring_up(settings, adopt_index=adopt_index))
+    done = asyncio.run(examine(settings) if check else bring_up(settings, adopt_index=adopt_index, store_id=id_))
     made = [f"{m.part}/{m.number:04}_{m.name}" for each in done for m in each.applied]
     mended = [str(found) for each in done for found in each.mended]
     left = [str(found) for each in done for found in each.left]
@@ -72,24 +80,29 @@ def init(
         raise typer.Exit(INCOMPLETE)
 
 
-async def initialise(settings: Settings, *, adopt_index: bool = False) -> list[Migration]:
+async def initialise(
+    settings: Settings, *, adopt_index: bool = False, store_id: UUID | None = None
+) -> list[Migration]:
     """Make what is missing, in all databases of a store, and return the migrations that were; see ``bring_up``."""
-    done = await bring_up(settings, adopt_index=adopt_index)
+    done = await bring_up(settings, adopt_index=adopt_index, store_id=store_id)
     return [migration for each in done for migration in each.applied]
 
 
-async def bring_up(settings: Settings, *, adopt_index: bool = False) -> list[Outcome]:
+async def bring_up(settings: Settings, *, adopt_index: bool = False, store_id: UUID | None = None) -> list[Outcome]:
     """Make what every part's migrations make, in the gate's database and in those of the index, where it is missing.
 
-    ``adopt_index``: a gate that is new takes over the shards of one that was lost.
+    ``adopt_index``: a gate that is new takes over the shards of one that was lost. ``store_id``: it takes the place
+    of that store, whose records are in Kafka; without, a new store gets an id of its own.
 
     Raises:
+        ForeignStoreError: the store is new here, and Kafka holds topics of another one of its name.
+        InitRefusedError: the store has another id already, or has lost the one that it had.
         IndexPlaceError: a database is not what the settings say; nothing was changed there.
     """
     keys = await _keys_of_shards(
         settings, check=adopt_index
     )  # first: who makes the store at this moment begins with the gate
-    done = [await _initialise_gate(settings, keys, adopt_index=adopt_index)]
+    done = [await _initialise_gate(settings, keys, store_id, adopt_index=adopt_index)]
     return done + [await _initialise_shard(settings, number) for number in range(len(settings.index_dsns))]
 
 
@@ -113,12 +126,14 @@ async def _keys_of_shards(settings: Settings, *, check: bool) -> dict[int, UUID]
     return keys
 
 
-async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_index: bool) -> Outcome:
+async def _initialise_gate(
+    settings: Settings, keys: dict[int, UUID], given: UUID | None, *, adopt_index: bool
+) -> Outcome:
     async with _connection(settings, settings.dsn, "gatelog init") as connection:
         there = await shards.tables(connection, settings.store)
         shards.refuse_other_place(settings, there)
         if not settings.index_dsns:
-            return await _apply(connection, settings, None)
+            return await _make_gate(connection, settings, given)
         await shards.refuse_other(connection, settings, None, None)
         if keys and not there.is_pinned and not adopt_index:
             raise IndexPlaceError(
@@ -134,9 +149,18 @@ async def _initialise_gate(settings: Settings, keys: dict[int, UUID], *, adopt_i
                 if there.is_pinned
                 else "the databases of index_dsns do not hold the index of one store: nothing was adopted.",
             )
-        done = await _apply(connection, settings, None)
-        await shards.pin(connection, settings, None, min(keys.values()) if adopt_index else None)
+        pinned = await shards.pinned_key(connection, settings)
+        adopted = min(keys.values()) if adopt_index else None
+        done = await _make_gate(connection, settings, pinned or adopted or given)
+        await shards.pin(connection, settings, None, await identity.known(connection, settings.store))
         return done
+
+
+async def _make_gate(connection: postgres.Connection, settings: Settings, given: UUID | None) -> Outcome:
+    """Make the tables, and write down which store they are of, both or neither."""
+    steps = await identities.look_at_kafka(connection, settings, given)
+    done = await _apply(connection, settings, None, identities.settle(settings, given))
+    return replace(done, next_steps=done.next_steps + steps)
 
 
 async def _initialise_shard(settings: Settings, number: int) -> Outcome:
@@ -156,12 +180,23 @@ async def _initialise_shard(settings: Settings, number: int) -> Outcome:
         return done
 
 
+async def _nothing(_connection: postgres.Connection, _applied: list[Migration]) -> None:
+    """A shard has its store's key in another table."""
+
+
 async def _apply(
-    connection: postgres.Connection, settings: Settings, number: int | None, *, check: bool = False
+    connection: postgres.Connection,
+    settings: Settings,
+    number: int | None,
+    finish: Finish = _nothing,
+    *,
+    check: bool = False,
 ) -> Outcome:
     parts = SHARD_PARTS if number is not None else GATE_PARTS if settings.index_dsns else PARTS
     wanted = [migration for part in parts for migration in migrations.of(part)]
-    done = await mending.bring_up(connection, settings.store, wanted, losses.settle(settings, number), check=check)
+    done = await mending.bring_up(
+        connection, settings.store, wanted, losses.settle(settings, number), finish, check=check
+    )
     if number is not None or done.applied or done.mended:
         return done
     return replace(done, next_steps=await losses.awaited(connection, settings))
@@ -207,10 +242,11 @@ async def _standing(settings: Settings) -> dict[str, Any]:
     """Ask Postgres and Kafka at the same time: what one tells is told, whatever the other does."""
     trouble = asyncio.create_task(asyncio.to_thread(_trouble_of_kafka, settings))
     try:
-        tables = await _tables(settings)
+        store, tables = await _tables(settings)
     finally:
         await ended(trouble)
-    return {**tables, "kafka_trouble": trouble.result()}
+    told = trouble.result() or await asyncio.to_thread(_trouble_with_others, store)
+    return {"store_id": str(store.store_id), **tables, "kafka_trouble": told}
 
 
 def _trouble_of_kafka(settings: Settings) -> str | None:
@@ -225,11 +261,21 @@ def _trouble_of_kafka(settings: Settings) -> str | None:
     return f"no broker leads {kafka.named(leaderless)}: what waits for that goes on when brokers that hold it are up"
 
 
-async def _tables(settings: Settings) -> dict[str, Any]:
+def _trouble_with_others(store: Identified) -> str | None:
+    """Say whether topics are another store's."""
+    try:
+        Namesakes(store).refuse_any()
+    except GatelogError as error:
+        return str(error)
+    return None
+
+
+async def _tables(settings: Settings) -> tuple[Identified, dict[str, Any]]:
     async with _connection(settings, settings.dsn, "gatelog status") as connection:
         produced = await producer_status.status(connection, settings.store)
-        subscribed = await standings(settings, connection)
-        projected = await projection_standings(settings, connection)
+        store = await identified(settings, connection)
+        subscribed = await standings(store, connection)
+        projected = await projection_standings(store, connection)
         key = await shards.check_gate(connection, settings)
         held = [] if key is not None else [await index_status.status(connection, settings.store)]
     if key is not None:
@@ -246,7 +292,7 @@ async def _tables(settings: Settings) -> dict[str, Any]:
         report["index_shards"] = [
             {"place": dsns.where(dsn), **asdict(each)} for dsn, each in zip(settings.shard_dsns, held, strict=True)
         ]
-    return report
+    return store, report
 
 
 async def _shard(settings: Settings, number: int, key: UUID) -> IndexStatus:
@@ -299,6 +345,7 @@ def _show(report: dict[str, Any], *, json: bool) -> None:
         print_table(
             f"Store {report['store']!r}",
             {
+                "id": report["store_id"],
                 **awaits,
                 "outbox": f"{produced['outbox_events']:,} events"
                 + (f", the oldest for {oldest:.1f} s" if oldest is not None else ""),

@@ -18,6 +18,8 @@ from gatelog.core.sql import queries
 
 Settle: TypeAlias = Callable[[postgres.Connection, set[str]], Awaitable[list[str]]]
 """(connection, names of tables, sequences and partitions made anew) → what is to be done next, one line each."""
+Finish: TypeAlias = Callable[[postgres.Connection, list[Migration]], Awaitable[None]]
+"""(connection, migrations that were applied now) → what belongs to the tables is in them."""
 
 LOCK_WAIT_S: Final = 10  # for whoever uses what is to be repaired
 
@@ -85,11 +87,18 @@ class Outcome:
 
 
 async def bring_up(
-    connection: postgres.Connection, store: str, wanted: list[Migration], settle: Settle, *, check: bool = False
+    connection: postgres.Connection,
+    store: str,
+    wanted: list[Migration],
+    settle: Settle,
+    finish: Finish,
+    *,
+    check: bool = False,
 ) -> Outcome:
     """Make what is lost or changed of the migrations that were applied, then apply the others; all or nothing.
 
-    ``settle`` is called when tables were made anew, in the same transaction. ``check``: only say what would be done.
+    ``settle`` is called when tables were made anew, ``finish`` at the end, in the same transaction. ``check``: only
+    say what would be done.
 
     Raises:
         MigrationChangedError: an applied migration differs from the file.
@@ -98,7 +107,11 @@ async def bring_up(
         WaitTimeoutError: another session holds a lock on a table for over 10 s.
     """
     try:
-        return await _bring_up(connection, store, wanted, settle, check=check)
+        async with connection.transaction():
+            done = await _bring_up(connection, store, wanted, settle, check=check)
+            if not check:
+                await finish(connection, done.applied)
+            return done
     except asyncpg.InsufficientPrivilegeError as error:
         raise InitRefusedError(
             f"Store {store!r}: {error}. `gatelog init` needs CREATE on the database, and, when it is run again, the "
@@ -114,27 +127,26 @@ async def bring_up(
 async def _bring_up(
     connection: postgres.Connection, store: str, wanted: list[Migration], settle: Settle, *, check: bool
 ) -> Outcome:
-    async with connection.transaction():
-        await migrations.lock(connection)
-        mender = _Mender(connection, store)
-        there = await mender.names()
-        applied = await migrations.applied(connection, store, wanted) if "migrations" in there else wanted
-        differences = await mender.compare(applied, repair=not check) if there else None
-        if differences is None:  # nothing of it is there: it is new
-            return Outcome(wanted if check else await migrations.apply_within(connection, store, wanted), [], [], [])
-        if "migrations" not in there:
-            _refuse_strangers(store, differences)
-        if check:
-            return Outcome([m for m in wanted if m not in applied], differences, [], [])
-        steps: list[str] = []
-        made = {each.name for each in differences if each.is_missing and each.kind in _HOLD_ROWS}
-        if made:
-            steps = await settle(connection, made)
-            if roles := await mender.grantees():
-                steps.append(f"What was made anew has no grants. Run those of {', '.join(roles)} again.")
-        done = await migrations.apply_within(connection, store, wanted)
-        left = [each for each in differences if each.why_left is not None]
-        return Outcome(done, [each for each in differences if each.why_left is None], left, steps)
+    await migrations.lock(connection)
+    mender = _Mender(connection, store)
+    there = await mender.names()
+    applied = await migrations.applied(connection, store, wanted) if "migrations" in there else wanted
+    differences = await mender.compare(applied, repair=not check) if there else None
+    if differences is None:  # nothing of it is there: it is new
+        return Outcome(wanted if check else await migrations.apply_within(connection, store, wanted), [], [], [])
+    if "migrations" not in there:
+        _refuse_strangers(store, differences)
+    if check:
+        return Outcome([m for m in wanted if m not in applied], differences, [], [])
+    steps: list[str] = []
+    made = {each.name for each in differences if each.is_missing and each.kind in _HOLD_ROWS}
+    if made:
+        steps = await settle(connection, made)
+        if roles := await mender.grantees():
+            steps.append(f"What was made anew has no grants. Run those of {', '.join(roles)} again.")
+    done = await migrations.apply_within(connection, store, wanted)
+    left = [each for each in differences if each.why_left is not None]
+    return Outcome(done, [each for each in differences if each.why_left is None], left, steps)
 
 
 def _refuse_strangers(store: str, differences: list[Difference]) -> None:

@@ -9,11 +9,13 @@ from confluent_kafka import Message
 
 from gatelog.core import histories, logs
 from gatelog.core.errors import UndecodableRecordError
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.shards import Owner
 from gatelog.core.telling import told
 from gatelog.indexer.rows import Row, json_of, row_of, unreadable_row
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+from gatelog.schemas.envelope import ForeignRecordError, NamesakeRecordError, Record, parse_record
 
 _log = logs.logger("indexer")
 
@@ -58,9 +60,10 @@ class Batch:
 class BatchReader:
     """Makes batches of one store's records."""
 
-    def __init__(self, store: str, codec: Codec, *, with_json: bool, owns: Owner | None = None) -> None:
+    def __init__(self, settings: Identified, codec: Codec, *, with_json: bool, owns: Owner | None = None) -> None:
         """Decode with ``codec``; ``with_json`` adds the payload as JSON; ``owns``: take this shard's records only."""
-        self._source = source_of(store)
+        self._source = settings.source
+        self._namesakes = Namesakes(settings)
         self._owns = owns
         self._codec = codec
         self._with_json = with_json
@@ -71,6 +74,10 @@ class BatchReader:
         Other messages are passed over: they were on their way when their partition was revoked, or given anew.
 
         A record of another source is logged and passed over. One that claims to be ours and cannot be read is kept.
+
+        Raises:
+            ForeignStoreError: a topic is another store's of the same name.
+            KafkaUnavailableError: whose it is cannot be told.
         """
         batch = Batch()
         for begin in range(0, len(messages), TURN_RECORDS):
@@ -81,6 +88,7 @@ class BatchReader:
             for message, record in records:
                 batch.rows.append(row_of(record, self._json(batch, message, record)))
                 batch.messages.append(message)
+        await self._namesakes.judge_met()
         return batch
 
     def _records(
@@ -100,6 +108,8 @@ class BatchReader:
                 records.append((message, self._parsed(message)))
             except ForeignRecordError as error:
                 topic, partition = place
+                if isinstance(error, NamesakeRecordError):
+                    self._namesakes.met.add(topic)
                 _log.warning("record.foreign", topic=topic, partition=partition, offset=offset, reason=told(error))
             except UndecodableRecordError as error:
                 batch.keep(message, str(error))

@@ -12,13 +12,14 @@ from typing import Final, TypeAlias
 
 from gatelog.core import logs, tail
 from gatelog.core.errors import GatelogError, LogMismatchError, UndecodableRecordError
+from gatelog.core.identity import Identified
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases, opened
 from gatelog.core.sql import queries
 from gatelog.indexer import seeking, topics
 from gatelog.indexer.batches import Place
-from gatelog.schemas.envelope import parse_record, source_of
+from gatelog.schemas.envelope import parse_record
 
 PAGE_ROWS: Final = 10_000
 SETTLE_WAIT_S: Final = 2.0  # for a tick that is on its way
@@ -81,7 +82,7 @@ async def _missing(settings: Settings, shard: int, databases: Databases) -> tupl
             "the gate's database was restored from an older state. Nothing was changed."
         )
     seen = Positions(frontier + 1, upto)
-    await _see_kafka(settings, seen, frontier + 1)
+    await _see_kafka(databases.settings, seen, frontier + 1)
     for number in range(len(databases.shards)):  # what another shard holds is not ours to miss
         after = frontier
         while rows := await databases.ask(number, sql["positions"], after, upto, PAGE_ROWS):
@@ -93,13 +94,13 @@ async def _missing(settings: Settings, shard: int, databases: Databases) -> tupl
     return list(seen.gaps()), published
 
 
-async def _see_kafka(settings: Settings, seen: Positions, first: int) -> None:
+async def _see_kafka(settings: Identified, seen: Positions, first: int) -> None:
     """Add the positions from ``first`` on that Kafka holds."""
     properties = settings.kafka_properties
     found = await asyncio.to_thread(topics.of_store, properties, settings.store)
     begins = await asyncio.to_thread(tail.begins_of, properties, found)
     ends = await asyncio.to_thread(tail.ends_of, properties, found)
-    source = source_of(settings.store)
+    source = settings.source
     starts = await asyncio.to_thread(seeking.offsets_of, properties, source, begins, ends, first)
     async with aclosing(tail.stream(properties, starts, ends)) as chunks:
         async for chunk in chunks:

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, TopicPartition
 from gatelog.core import asking, histories, kafka, logs, postgres, services, shards
 from gatelog.core.domain import topic_pattern
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError, PostgresUnavailableError
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.telling import told
@@ -59,6 +60,7 @@ class Indexer:
             LogMismatchError: records that were not indexed yet are gone from Kafka.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
             IndexPlaceError: a database is not what the settings say.
+            ForeignStoreError: a topic is another store's of the same name.
         """
         while not stop.is_set():
             try:
@@ -69,10 +71,10 @@ class Indexer:
 
     async def _consume(self, stop: asyncio.Event) -> None:
         settings = self._settings
-        async with index_pools(settings, self._shard, "gatelog indexer", 3) as (gate, pool):
+        async with index_pools(settings, self._shard, "gatelog indexer", 3) as (own, gate, pool):
             registry = registry_of(settings, gate)
             with postgres.translated(settings.store, self._dsn):
-                session = _Session(settings, self._shard, pool, registry, Gate(settings, gate))
+                session = _Session(own, self._shard, pool, registry, Gate(settings, gate))
                 try:
                     while not stop.is_set():
                         await session.run_once()
@@ -83,7 +85,7 @@ class Indexer:
 class _Session:
     """One membership in the consumer group, and what it has in hand."""
 
-    def __init__(self, settings: Settings, shard: int, pool: postgres.Pool, registry: Registry, gate: Gate) -> None:
+    def __init__(self, settings: Identified, shard: int, pool: postgres.Pool, registry: Registry, gate: Gate) -> None:
         self._settings = settings
         self._gate = gate
         self._shard = shard
@@ -92,7 +94,7 @@ class _Session:
         self._sql = queries(PACKAGE, "index.sql", settings.store)
         codec = Codec(registry, register=False, upcasts=False)
         owns = shards.owner_of(settings, shard)
-        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=owns)
+        self._reader = BatchReader(settings, codec, with_json=settings.index_jsonb, owns=owns)
         self._writer = Writer(pool, settings.store)
         self._next: dict[Place, int] = {}  # where Postgres stands, or will when what is being written is
         self._writing: asyncio.Task[None] | None = None
@@ -100,7 +102,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         own = kafka.client_properties(
             self._properties,
-            group_id=f"gatelog.{settings.store}.indexer" + ("" if owns is None else f".{shard}"),
+            group_id=settings.named("indexer") if owns is None else settings.named("indexer", shard),
             enable_auto_commit=False,
             auto_offset_reset="error",  # a missing offset is named, never jumped over
             isolation_level="read_committed",

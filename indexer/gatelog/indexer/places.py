@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gatelog.core import migrations, postgres, shards
+from gatelog.core.identity import Identified, identified
 from gatelog.core.settings import Settings
 from gatelog.indexer.writing import PACKAGE
 
@@ -11,8 +12,8 @@ from gatelog.indexer.writing import PACKAGE
 @asynccontextmanager
 async def index_pools(
     settings: Settings, shard: int, name: str, connections_max: int
-) -> AsyncIterator[tuple[postgres.Pool, postgres.Pool]]:
-    """Yield pools of the gate's database, where the schemas are, and of the index; often one and the same.
+) -> AsyncIterator[tuple[Identified, postgres.Pool, postgres.Pool]]:
+    """Yield the settings with the store's id, and pools of the gate's database and of the index; often one.
 
     Raises:
         StoreNotInitialisedError: ``gatelog init`` has not been run.
@@ -26,12 +27,13 @@ async def index_pools(
                 key = await shards.check_gate(connection, settings)
                 if key is None:
                     await migrations.check(connection, store, PACKAGE)
+                own = await identified(settings, connection)
         if key is None:
-            yield gate, gate
+            yield own, gate, gate
             return
         async with postgres.pool(dsn, store, name, connections_max) as pool:
             with postgres.translated(store, dsn):
                 async with pool.acquire() as connection:
                     await shards.check_shard(connection, settings, shard, key)
                     await migrations.check(connection, store, PACKAGE)
-            yield gate, pool
+            yield own, gate, pool

@@ -17,6 +17,7 @@ from confluent_kafka import Message
 from gatelog.core import asking, kafka, logs, postgres, shards, tail
 from gatelog.core.asking import End
 from gatelog.core.errors import GatelogError, LogMismatchError, RebuildActiveError, RebuildRefusedError
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.core.tail import Offsets
@@ -74,13 +75,14 @@ async def rebuild(settings: Settings, report: Report, *, shard: int = 0, restart
     Raises:
         SettingsError: there is no such shard.
         IndexPlaceError: a database is not what the settings say.
+        ForeignStoreError: a topic is another store's of the same name.
         RebuildRefusedError: the live index holds events that Kafka lacks; a topic was made anew since the rebuild
             began; our role does not own the tables.
         RebuildActiveError: another rebuild is at work.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time. The next run goes on.
     """
-    async with _opened(settings, shard) as (fresh, gate, pool):
+    async with _opened(settings, shard) as (own, fresh, gate, pool):
         left = await fresh.left()
         if left.is_begun and (restart or not left.is_growing):
             await _clear(fresh)
@@ -89,7 +91,7 @@ async def rebuild(settings: Settings, report: Report, *, shard: int = 0, restart
         is_begun = left.is_growing and not restart
         if not is_begun:
             await fresh.make(indexed=False)
-        work = _Rebuild(settings, shard, fresh, gate, pool, report)
+        work = _Rebuild(own, shard, fresh, gate, pool, report)
         try:
             await work.run()
         except asyncpg.UniqueViolationError:
@@ -98,17 +100,19 @@ async def rebuild(settings: Settings, report: Report, *, shard: int = 0, restart
             )
             await fresh.clear()
             await fresh.make(indexed=True)
-            work = _Rebuild(settings, shard, fresh, gate, pool, report)
+            work = _Rebuild(own, shard, fresh, gate, pool, report)
             await work.run()
         await _clear(fresh)
         return await _result(settings, shard, pool, work.highest, resumed=is_begun, records=work.records)
 
 
 @asynccontextmanager
-async def _opened(settings: Settings, shard: int) -> AsyncIterator[tuple[Fresh, postgres.Pool, postgres.Pool]]:
-    """Yield the fresh tables, a pool of the gate's database, and one of the shard's."""
+async def _opened(
+    settings: Settings, shard: int
+) -> AsyncIterator[tuple[Identified, Fresh, postgres.Pool, postgres.Pool]]:
+    """Yield the settings with the store's id, the fresh tables, and pools of the gate's database and the shard's."""
     dsn, store = shards.dsn_of(settings, shard), settings.store
-    async with index_pools(settings, shard, "gatelog rebuild", CONNECTIONS_MAX) as (gate, pool):
+    async with index_pools(settings, shard, "gatelog rebuild", CONNECTIONS_MAX) as (own, gate, pool):
         connection = await postgres.connect(dsn, store, "gatelog rebuild")
         try:
             with postgres.translated(store, dsn):
@@ -120,7 +124,7 @@ async def _opened(settings: Settings, shard: int) -> AsyncIterator[tuple[Fresh, 
                     )
                 if not await fresh.lock():
                     raise RebuildActiveError(store)
-                yield fresh, gate, pool
+                yield own, fresh, gate, pool
         finally:
             connection.terminate()
 
@@ -148,7 +152,7 @@ class _Rebuild:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         shard: int,
         fresh: Fresh,
         gate: postgres.Pool,
@@ -164,7 +168,7 @@ class _Rebuild:
         self._gate = Gate(settings, gate)
         codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
         self._owns = shards.owner_of(settings, shard)
-        self._reader = BatchReader(settings.store, codec, with_json=settings.index_jsonb, owns=self._owns)
+        self._reader = BatchReader(settings, codec, with_json=settings.index_jsonb, owns=self._owns)
         self._next: dict[Place, int] = {}
         self._known = 0  # up to here, the live index held all
         self._surplus: int | None = None  # the lowest position that the live index should have held

@@ -15,12 +15,12 @@ import orjson
 
 from gatelog.core import postgres, shards
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.sql import queries
 from gatelog.indexer.forgeries import Gate
 from gatelog.indexer.rows import COLUMNS, json_of, row_of
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import Record, parse_record, source_of
+from gatelog.schemas.envelope import Record, parse_record
 from gatelog.schemas.registries import registry_of
 
 LIST_ROWS_MAX: Final = 1_000
@@ -67,7 +67,7 @@ class Outcome:
 class UnreadableRecords:
     """The records that one store's indexer could not read."""
 
-    def __init__(self, settings: Settings, gate: postgres.Pool, pool: postgres.Pool, shard: int = 0) -> None:
+    def __init__(self, settings: Identified, gate: postgres.Pool, pool: postgres.Pool, shard: int = 0) -> None:
         """Work through ``pool``, which leads to a shard; the schemas are in the gate's database, often the same."""
         self._owner = shards.owner_of(settings, shard)
         self._settings = settings
@@ -76,7 +76,7 @@ class UnreadableRecords:
         self._sql = queries(_PACKAGE, "unreadable.sql", settings.store)
         self._advance = queries(_PACKAGE, "index.sql", settings.store)["frontier"]
         self._codec = Codec(registry_of(settings, gate), register=False, upcasts=False)
-        self._source = source_of(settings.store)
+        self._source = settings.source
 
     async def list(self, *, after: int = 0, settled: bool = False, limit: int = LIST_ROWS_MAX) -> list[Unreadable]:
         """Return those that nobody has settled, or with ``settled`` all, in the order in which they came."""

@@ -15,6 +15,8 @@ from confluent_kafka import Message
 
 from gatelog.core import asking, kafka, migrations, postgres, tail
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
 from gatelog.core.shards.databases import Databases, opened
@@ -23,7 +25,7 @@ from gatelog.core.tail import Offsets
 from gatelog.indexer import seeking
 from gatelog.indexer.batches import Place, place_of
 from gatelog.indexer.differences import Differences, Verified, disorder, outbox_problem
-from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record
 
 PAGE_ROWS: Final = 10_000
 PAGE_STREAMS: Final = 5_000
@@ -48,6 +50,7 @@ async def verify(settings: Settings, report: Report, *, first: int = 1, last: in
     Raises:
         InvalidInputError: there are no such positions.
         IndexPlaceError: a database is not what the settings say.
+        ForeignStoreError: Kafka holds topics of another store of the same name.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
@@ -58,18 +61,18 @@ async def verify(settings: Settings, report: Report, *, first: int = 1, last: in
                 await connection.execute(sql["session"])
             for connection in databases.shards:
                 await migrations.check(connection, settings.store, _PACKAGE)
-            return await _Verification(settings, databases, report).run(first, last)
+            return await _Verification(databases.settings, databases, report).run(first, last)
 
 
 class _Verification:
-    def __init__(self, settings: Settings, databases: Databases, report: Report) -> None:
+    def __init__(self, settings: Identified, databases: Databases, report: Report) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._databases = databases
         self._shards = range(len(databases.shards))
         self._report = report
         self._sql = queries(_PACKAGE, "verify.sql", settings.store)
-        self._source = source_of(settings.store)
+        self._source = settings.source
         self._found = Differences()
         self._ahead: list[tuple[int, str]] = []  # records past what was published when we began
         self._last_of: dict[Place, int] = {}  # position
@@ -135,6 +138,7 @@ class _Verification:
     async def _compare_topics(self, in_kafka: Positions, first: int, last: int, *, is_whole: bool) -> None:
         admin = kafka.admin(self._properties)
         found = await asyncio.to_thread(kafka.topics_of, admin, self._properties, self._settings.store)
+        await asyncio.to_thread(Namesakes(self._settings).refuse, found)
         begins = await asyncio.to_thread(tail.begins_of, self._properties, found)
         ends = await asyncio.to_thread(tail.ends_of, self._properties, found)
         await self._compare_lives(found, ends)

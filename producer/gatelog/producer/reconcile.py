@@ -15,6 +15,8 @@ from confluent_kafka import Message
 
 from gatelog.core import histories, migrations, postgres, tail
 from gatelog.core.errors import ReconcileRefusedError, RelayActiveError, UndecodableRecordError
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.settings import Settings
 from gatelog.core.shards import shard_of
 from gatelog.core.shards.databases import Databases, opened
@@ -26,7 +28,7 @@ from gatelog.producer.relay.publisher import Publisher
 from gatelog.producer.relay.ticks import PACKAGE
 from gatelog.producer.relay.topics import Topics
 from gatelog.schemas.confluent import ConfluentRegistry
-from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record, source_of
+from gatelog.schemas.envelope import ForeignRecordError, Record, parse_record
 from gatelog.schemas.event import StreamClosed
 
 LOCK_WAIT_S: Final = 2.0
@@ -72,11 +74,12 @@ async def reconciliation(settings: Settings) -> AsyncIterator["Reconciliation"]:
     Raises:
         RelayActiveError: a relay is active.
         IndexPlaceError: a database is not what the settings say.
+        ForeignStoreError: Kafka holds topics of another store of the same name.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
     async with relays_kept_out(settings) as (databases, _publisher):
-        made = Reconciliation(settings, databases)
+        made = Reconciliation(databases.settings, databases)
         await made.read()
         yield made
 
@@ -89,6 +92,7 @@ async def relays_kept_out(settings: Settings) -> AsyncIterator[tuple[Databases, 
         RelayActiveError: a relay is active.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         IndexPlaceError: a database is not what the settings say.
+        ForeignStoreError: Kafka holds topics of another store of the same name.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
     store = settings.store
@@ -98,7 +102,9 @@ async def relays_kept_out(settings: Settings) -> AsyncIterator[tuple[Databases, 
             for connection in databases.shards:
                 await migrations.check(connection, store, "gatelog.indexer")
             await _lock(databases.gate, store, queries("gatelog.producer", "reconcile.sql", store))
-            publisher = await asyncio.to_thread(Publisher, settings)  # nothing open is left, and nothing comes after
+            await asyncio.to_thread(Namesakes(databases.settings).refuse_any)
+            # Nothing open is left, and nothing comes after.
+            publisher = await asyncio.to_thread(Publisher, databases.settings)
             try:
                 yield databases, publisher
             finally:
@@ -117,7 +123,7 @@ async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", store: str, sq
 class Reconciliation:
     """What differs, and its repair, while no relay can be active."""
 
-    def __init__(self, settings: Settings, databases: Databases) -> None:
+    def __init__(self, settings: Identified, databases: Databases) -> None:
         """Work through ``databases``, of which the gate's connection holds the relay's lock."""
         self._settings = settings
         self._properties = settings.kafka_properties
@@ -266,7 +272,7 @@ class Reconciliation:
 
     async def _keep(self, messages: Sequence[Message]) -> None:
         """Copy records into the temporary table."""
-        source, seen = source_of(self._settings.store), self._seen
+        source, seen = self._settings.source, self._seen
         rows, unread = [], []
         for message in messages:
             if self._is_indexed(message):

@@ -20,6 +20,7 @@ from gatelog.core import histories, tail
 from gatelog.core.asking import End
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import ReconcileRefusedError, UndecodableRecordError
+from gatelog.core.identity import Identified
 from gatelog.core.partitioning import partition_of
 from gatelog.core.positions import Positions
 from gatelog.core.settings import Settings
@@ -32,7 +33,7 @@ from gatelog.producer.reconcile import relays_kept_out
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import Tick
 from gatelog.producer.relay.topics import Topics
-from gatelog.schemas.envelope import Record, parse_record, source_of
+from gatelog.schemas.envelope import Record, parse_record
 
 PAGE_ROWS: Final = 2_000
 AGAIN_EVENTS_MAX: Final = 1_000_000  # positions that only the outbox can fill
@@ -109,6 +110,7 @@ async def republication(settings: Settings, report: Report) -> AsyncIterator["Re
         RelayActiveError: a relay is active.
         StoreNotInitialisedError: ``gatelog init`` has not been run.
         IndexPlaceError: a database is not what the settings say.
+        ForeignStoreError: Kafka holds topics of another store of the same name.
         PostgresUnavailableError, KafkaUnavailableError: no answer in time.
     """
     async with relays_kept_out(settings) as (databases, publisher):
@@ -116,7 +118,7 @@ async def republication(settings: Settings, report: Report) -> AsyncIterator["Re
             await connection.set_type_codec(
                 "timestamptz", schema="pg_catalog", format="tuple", encoder=lambda us: (us,), decoder=lambda us: us[0]
             )
-        yield Republication(settings, databases, publisher, report)
+        yield Republication(databases.settings, databases, publisher, report)
 
 
 @dataclass(slots=True)
@@ -136,7 +138,7 @@ class Republication:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         databases: Databases,
         publisher: Publisher,
         report: Report,
@@ -150,7 +152,7 @@ class Republication:
         self._publisher = publisher
         self._report = report
         self._sql = queries("gatelog.producer", "republish.sql", settings.store)
-        self._source = source_of(settings.store)
+        self._source = settings.source
 
     async def look(self) -> Plan:
         """Return what Kafka lacks now. Changes nothing.

@@ -21,6 +21,7 @@ from gatelog.core.domain import (
     check_stream_id,
 )
 from gatelog.core.errors import InvalidStreamIdError, UndecodableRecordError
+from gatelog.core.identity import namesake_in
 from gatelog.schemas.codec import WIRE_HEADER, Codec
 from gatelog.schemas.event import Event
 from gatelog.schemas.json_text import has_nul
@@ -168,11 +169,6 @@ class RecordedEvent(Generic[DataT]):
         return f"<RecordedEvent {self.stream}@{self.version} {self.type} {self.id}{position}>"
 
 
-def source_of(store: str) -> str:
-    """Return the CloudEvents source of a store: it tells whose record a record is."""
-    return f"/gatelog/{store}"
-
-
 def headers_of(
     source: bytes,
     event_id: str,
@@ -255,16 +251,23 @@ class ForeignRecordError(UndecodableRecordError):
     """The record was not written by the relay of this store."""
 
 
+class NamesakeRecordError(ForeignRecordError):
+    """The record was written by the relay of another store of the same name."""
+
+
 def parse_record(source: str, headers: Headers | None, value: bytes | None) -> Record:
     """Return the facts of a Kafka record.
 
     Raises:
         ForeignRecordError: its ``ce_source`` is missing or of another store.
+        NamesakeRecordError: that has the same name.
         UndecodableRecordError: it claims to be ours, but an attribute or the wire header is missing or wrong.
     """
     found = dict(headers or ())
     if (origin := found.get("ce_source")) != source.encode() and origin != source:
-        raise ForeignRecordError(f"ce_source is {origin!r}, not {source!r}")
+        is_namesake = namesake_in(origin, source.split("/")[2]) is not None
+        kind = NamesakeRecordError if is_namesake else ForeignRecordError
+        raise kind(f"ce_source is {origin!r}, not {source!r}")
     try:
         return _record(found, value)
     except (KeyError, AttributeError) as error:

@@ -17,7 +17,7 @@ from gatelog.console.git.events import FILE_EVENTS, FileAdded, FileChange, FileD
 from gatelog.console.git.history import Repository
 from gatelog.console.git.importer import CATEGORY, Imported, import_history
 from gatelog.console.progress import bars
-from gatelog.core import kafka
+from gatelog.core import identity, kafka
 from gatelog.core.domain import NO_STREAM
 from gatelog.core.errors import ConflictError, LogMismatchError
 from gatelog.core.settings import Settings
@@ -142,7 +142,8 @@ class Tour:
         )
         self.facts["churn by author"] = _top(churn.authors)
         self.facts["churn by folder"] = _top(churn.folders)
-        await asyncio.to_thread(_forget, self.settings, group.group_of(self.settings.store))
+        store = await identity.ask(self.settings, "gatelog tour")
+        await asyncio.to_thread(_forget, self.settings, group.group_of(store))
 
     async def _refused_append(self, done: Imported) -> None:
         """Claim that a file's stream does not exist: the gate knows better, and nothing is stored."""

@@ -125,6 +125,14 @@ async def key_of(connection: postgres.Connection, settings: Settings) -> UUID | 
     return None if row is None or row["shard"] is None else UUID(bytes=row["store_key"].bytes)
 
 
+async def pinned_key(connection: postgres.Connection, settings: Settings) -> UUID | None:
+    """Return the key that the gate's database has written down; None: none yet."""
+    if not (await tables(connection, settings.store)).is_pinned:
+        return None
+    row = await connection.fetchrow(queries(PACKAGE, "shards.sql", settings.store)["place"])
+    return None if row is None else UUID(bytes=row["store_key"].bytes)
+
+
 async def pin(connection: postgres.Connection, settings: Settings, number: int | None, key: UUID | None) -> UUID:
     """Write down what a database is, or compare it with what was written down before; return the store's key.
 

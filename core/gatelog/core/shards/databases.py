@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import asyncpg
 
 from gatelog.core import postgres, shards
+from gatelog.core.identity import Identified, identified
 from gatelog.core.settings import Settings
 
 if TYPE_CHECKING:  # generic in the type stubs only
@@ -20,7 +21,7 @@ else:
 class Databases:
     """One connection each. Without ``index_dsns`` the index is one shard, on the gate's own connection."""
 
-    settings: Settings
+    settings: Identified
     gate: Connection
     shards: Sequence[Connection]
 
@@ -78,4 +79,4 @@ async def opened(settings: Settings, name: str) -> AsyncIterator[Databases]:
             with postgres.translated(store, dsn):
                 assert key is not None
                 await shards.check_shard(held[-1], settings, number, key)
-        yield Databases(settings, gate, held)
+        yield Databases(await identified(settings, gate), gate, held)

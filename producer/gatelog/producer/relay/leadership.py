@@ -9,7 +9,7 @@ import asyncpg
 
 from gatelog.core import asking, histories, logs, postgres, services, tail
 from gatelog.core.errors import KafkaUnavailableError, LogMismatchError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.shards.databases import opened
 from gatelog.core.sql import queries
 from gatelog.core.telling import told
@@ -18,7 +18,6 @@ from gatelog.producer.relay import recovery
 from gatelog.producer.relay.publisher import Publisher, TickAbortedError
 from gatelog.producer.relay.ticks import PACKAGE, Tick, Ticks
 from gatelog.producer.relay.topics import Topics
-from gatelog.schemas.envelope import source_of
 
 RETRY_INTERVAL_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 5.0
@@ -31,7 +30,7 @@ _log = logs.logger("relay")
 class Leadership:
     """From take-over to the first error."""
 
-    def __init__(self, settings: Settings, connection: postgres.Connection) -> None:
+    def __init__(self, settings: Identified, connection: postgres.Connection) -> None:
         """Lead with ``connection``, which holds the lock."""
         self._settings = settings
         self._properties = settings.kafka_properties
@@ -96,7 +95,7 @@ class Leadership:
         found = await asyncio.to_thread(
             recovery.look,
             self._properties,
-            source_of(self._settings.store),
+            self._settings.source,
             topics,
             tail.ends_from_json(left["checked_offsets"]),
             left["checked_position"],

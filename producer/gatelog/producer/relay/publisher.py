@@ -26,8 +26,8 @@ from gatelog.core.errors import (
     SettingsError,
     TopicError,
 )
+from gatelog.core.identity import Identified
 from gatelog.core.partitioning import partition_of
-from gatelog.core.settings import Settings
 from gatelog.producer.relay.records import Record, records_of
 from gatelog.producer.relay.ticks import Tick
 from gatelog.schemas.envelope import previous_header
@@ -130,7 +130,7 @@ class _Client:
 class Publisher:
     """The transactional producers of one relay, which take turns; never is more than one transaction open."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Identified) -> None:
         """Fence every earlier producer of the store, and settle what it left open.
 
         Raises:
@@ -138,7 +138,7 @@ class Publisher:
             RelayFencedError: another relay took over at the same moment.
             SettingsError: a librdkafka property is wrong, Kafka refused the credentials, or transactions like ours.
         """
-        self._store = settings.store
+        self._settings = settings
         self._properties = properties = settings.kafka_properties
         self.partitions: dict[str, int] = {}  # of each topic that is published to, as whoever makes topics knows it
         self.last: dict[Place, int] = {}  # position of the last record of ours in each partition, where it is known
@@ -152,10 +152,10 @@ class Publisher:
         self._clients, self._own = clients, clients[0]
 
     @staticmethod
-    def _producer_of(settings: Settings, number: int) -> Producer:
+    def _producer_of(settings: Identified, number: int) -> Producer:
         own = kafka.client_properties(
             settings.kafka_properties,
-            transactional_id=f"gatelog.{settings.store}.relay.{number}",
+            transactional_id=settings.named("relay", number),
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             delivery_report_only_error=True,
             queue_buffering_max_messages=_QUEUE_MESSAGES_MAX,
@@ -164,6 +164,9 @@ class Publisher:
         )
         with kafka.legal(settings.kafka_properties):
             return Producer(own)
+
+    def _records(self, tick: Tick) -> Iterator[Record]:
+        return records_of(self._settings.store, self._settings.source, tick)
 
     def publish(self, tick: Tick, fixed: Future[None]) -> None:
         """Send a tick, wait until it is ``fixed``, and commit it; raises what these raise."""
@@ -187,7 +190,7 @@ class Publisher:
         time.sleep(max(0.0, self._own.committed_at + _MARKERS_S - time.monotonic()))
         with self._settled(tick):
             self._own.producer.begin_transaction()
-            for record in records_of(self._store, tick):
+            for record in self._records(tick):
                 self._produce(record)
 
     def commit(self, tick: Tick) -> None:
@@ -267,7 +270,7 @@ class Publisher:
         if refused is not None:
             raise self._named(refused, tick)
         if error.code() in _REFUSED:
-            topics = ", ".join(sorted({topic_of(self._store, row["category"]) for row in tick.rows}))
+            topics = ", ".join(sorted({topic_of(self._settings.store, row["category"]) for row in tick.rows}))
             raise TopicError(
                 f"Kafka refused tick {tick.number}, which goes to {topics} ({error.name()}: {error.str()}). Nothing "
                 "of it is published, and nothing after it, until the cause is removed: the relay needs WRITE on "
@@ -284,7 +287,7 @@ class Publisher:
     def _named(self, refused: _Failure, tick: Tick) -> PublishRefusedError:
         """Find out which event it was: a delivery report has no headers."""
         key = refused.key.decode() if isinstance(refused.key, bytes) else refused.key
-        for topic, stream, value, headers, *_ in records_of(self._store, tick):
+        for topic, stream, value, headers, *_ in self._records(tick):
             if (topic, stream, value) == (refused.topic, key, refused.value):
                 texts = {name: text for name, text in headers if isinstance(text, str)}
                 version, event_id = int(texts["ce_streamversion"]), UUID(texts["ce_id"])

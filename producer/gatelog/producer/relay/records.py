@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from gatelog.core.domain import topic_of
 from gatelog.producer.relay.ticks import Tick
-from gatelog.schemas.envelope import headers_of, source_of
+from gatelog.schemas.envelope import headers_of
 
 # topic, key, value, headers, timestamp in ms, position. A tuple: an object for each would cost as much as its headers
 Record: TypeAlias = tuple[str, str, bytes, list[tuple[str, str | bytes | None]], int, int]
@@ -16,9 +16,9 @@ _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)  # where Postgres' microseconds
 _EPOCH_MS: Final = int(_EPOCH.timestamp() * 1000)
 
 
-def records_of(store: str, tick: Tick) -> Iterator[Record]:
+def records_of(store: str, source: str, tick: Tick) -> Iterator[Record]:
     """Yield the records of a tick, in the order of their positions. The publisher knows what is before each."""
-    source = source_of(store).encode()
+    encoded = source.encode()
     topics: dict[str, str] = {}
     second, text = 0, _text(0)
     for position, (
@@ -41,7 +41,7 @@ def records_of(store: str, tick: Tick) -> Iterator[Record]:
             second = micros // 1_000_000
             text = _text(second)
         headers = headers_of(
-            source,
+            encoded,
             event_id,
             event_type,
             stream,

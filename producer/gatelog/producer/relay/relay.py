@@ -9,6 +9,7 @@ from typing import Final
 
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError, RelayFencedError
+from gatelog.core.identity import Identified, identified
 from gatelog.core.leases import Standstill
 from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
@@ -57,6 +58,7 @@ class Relay:
             LogMismatchError: Postgres and Kafka disagree about what was published.
             PublishRefusedError: Kafka will never take an event.
             TopicError: a topic cannot be made, or would lose events.
+            ForeignStoreError: a topic is another store's of the same name.
             StoreNotInitialisedError: ``gatelog init`` has not been run.
             SettingsError: Postgres or Kafka refused the credentials.
         """
@@ -75,7 +77,7 @@ class Relay:
                 await migrations.check(connection, store, PACKAGE)
                 if await self._leads(connection, stop):
                     try:
-                        await self._lead(connection, stop)
+                        await self._lead(await identified(self._settings, connection), connection, stop)
                     finally:
                         await self._let_go(connection)
         finally:
@@ -106,9 +108,9 @@ class Relay:
             await services.wait_any(STANDBY_INTERVAL_S, stop)
         return False
 
-    async def _lead(self, connection: postgres.Connection, stop: asyncio.Event) -> None:
+    async def _lead(self, settings: Identified, connection: postgres.Connection, stop: asyncio.Event) -> None:
         """Lead, and say so; whichever ends, ends the other."""
-        leading = asyncio.create_task(Leadership(self._settings, connection).run(stop))
+        leading = asyncio.create_task(Leadership(settings, connection).run(stop))
         beating = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({leading, beating}, return_when=asyncio.FIRST_COMPLETED)

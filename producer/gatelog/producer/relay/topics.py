@@ -14,7 +14,8 @@ from confluent_kafka.cimpl import NewTopic
 from gatelog.core import kafka, logs, tail
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, TopicError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.producer.relay import recovery
 
 _UNBOUNDED: Final = "-1"
@@ -34,11 +35,12 @@ class Difference(NamedTuple):
 class Topics:
     """Knows which topics exist, and makes those that are missing. Blocks: call it off the event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Identified) -> None:
         """Create and check topics by the partitions, replication and min ISR of ``settings``."""
         self._settings = settings
         self._properties = settings.kafka_properties
         self._admin = kafka.admin(self._properties)
+        self._namesakes = Namesakes(settings)
         self.partitions: dict[str, int] = {}  # of each topic, as it was first seen: there its streams are
         self._known: dict[str, int] = {}
         self._replicas: dict[str, int] = {}
@@ -84,6 +86,7 @@ class Topics:
 
         Raises:
             TopicError: Kafka refused to create one, or one would lose events or split streams.
+            ForeignStoreError: one is another store's of the same name.
             KafkaUnavailableError: no answer in time.
         """
         wanted = {topic_of(self._settings.store, category) for category in categories}
@@ -102,6 +105,7 @@ class Topics:
 
         Raises:
             TopicError: one is compacted, which loses events.
+            ForeignStoreError: one is another store's of the same name.
             KafkaUnavailableError: no answer in time.
         """
         self._look_at(sorted(set(names) - self._checked))
@@ -111,6 +115,7 @@ class Topics:
 
         Raises:
             TopicError: one is compacted, or has another number of partitions.
+            ForeignStoreError: one is another store's of the same name.
             KafkaUnavailableError: no answer in time.
         """
         self._look_at(sorted(self.of_store()))
@@ -118,6 +123,7 @@ class Topics:
     def _look_at(self, names: list[str]) -> None:
         if not names:
             return
+        self._namesakes.refuse({name: self._known[name] for name in names if name in self._known})
         told: set[tuple[str, object]] = set()
         for name, config in self._configs(names).items():
             if isinstance(config, str):

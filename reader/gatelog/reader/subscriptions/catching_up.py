@@ -18,8 +18,8 @@ from typing import Final
 from gatelog.core import logs
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.identity import Identified
 from gatelog.core.partitioning import partition_of
-from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, kafka_record
 from gatelog.reader.subscriptions.history import PAGE_EVENTS, History
@@ -29,7 +29,7 @@ from gatelog.reader.subscriptions.places import Batch, Joining, Place
 from gatelog.reader.subscriptions.probing import Probe
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import Record, RecordedEvent, source_of
+from gatelog.schemas.envelope import Record, RecordedEvent
 
 FIRST_PAGE_EVENTS: Final = 256
 PAGE_BYTES_MAX: Final = 8 * 1024 * 1024  # by the average of the page before
@@ -59,7 +59,7 @@ class CatchingUp:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         history: History,
         codec: Codec,
         joining: Joining,
@@ -257,7 +257,7 @@ class CatchingUp:
     def _as_record(self, event: RecordedEvent) -> KafkaEvent:
         """Return an event of the index as it was read from Kafka: handlers, and the parked topic, know no other."""
         record = Record(*event._row)
-        source = source_of(self._settings.store)
+        source = self._settings.source
         headers, value = kafka_record(source, record)
         made = KafkaEvent(
             record.stream,

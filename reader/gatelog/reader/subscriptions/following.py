@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
+from gatelog.core.identity import identified
 from gatelog.core.settings import Settings
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.checkpoints import Checkpoint
@@ -36,7 +37,7 @@ async def total_order(
 
     async with postgres.pool(settings.dsn, settings.store, "gatelog follow", 2) as pool:
         codec = Codec(registry_of(settings, pool), register=False)
-        order = TotalOrder(settings, codec, History(settings, pool, codec), categories, meet)
+        order = TotalOrder(await identified(settings, pool), codec, History(settings, pool, codec), categories, meet)
         try:
             yield order
         finally:
@@ -60,6 +61,7 @@ async def follow(
         InvalidInputError: ``after`` is negative.
         LogMismatchError: positions are missing that no unreadable record accounts for.
         HistoryGoneError: events are neither in Kafka nor in the index.
+        ForeignStoreError: a topic is another store's of the same name.
         KafkaUnavailableError, PostgresUnavailableError: no answer.
     """
     if after < 0:

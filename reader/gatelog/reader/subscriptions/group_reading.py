@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol, Self
 
 from gatelog.core import logs
 from gatelog.core.errors import PostgresUnavailableError, UndecodableRecordError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.kept_marks import KeptMarks
@@ -66,7 +66,7 @@ class GroupReading:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         joining: Joining,
         codec: Codec,
         history: History,
@@ -95,7 +95,7 @@ class GroupReading:
     @asynccontextmanager
     async def joined(
         cls,
-        settings: Settings,
+        settings: Identified,
         joining: Joining,
         codec: Codec,
         history: History,

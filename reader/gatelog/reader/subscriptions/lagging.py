@@ -12,8 +12,8 @@ import asyncpg
 from gatelog.core import postgres
 from gatelog.core.domain import category_of_topic
 from gatelog.core.errors import KafkaUnavailableError, SettingsError
+from gatelog.core.identity import ForeignStoreError, Identified
 from gatelog.core.partitioning import partition_of
-from gatelog.core.settings import Settings
 from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.marks import Marks
 from gatelog.reader.subscriptions.places import Place
@@ -49,8 +49,8 @@ class _Seen:
     records: int
 
 
-async def lags(settings: Settings, connection: postgres.Connection, marks_of: MarksOf) -> dict[str, Lag]:
-    """Return how far consumers are behind, by their names; empty when Kafka does not answer, or is not configured.
+async def lags(settings: Identified, connection: postgres.Connection, marks_of: MarksOf) -> dict[str, Lag]:
+    """Return how far consumers are behind, by their names; empty when Kafka does not tell.
 
     ``marks_of`` says where they stand, among the partitions that there are. ``connection``: to the store.
 
@@ -59,12 +59,12 @@ async def lags(settings: Settings, connection: postgres.Connection, marks_of: Ma
     """
     try:
         seen = await asyncio.to_thread(_look, settings, marks_of)
-    except (KafkaUnavailableError, SettingsError):
+    except (KafkaUnavailableError, SettingsError, ForeignStoreError):
         return {}
     return {name: await _lag(settings, connection, each) for name, each in seen.items()}
 
 
-def _look(settings: Settings, marks_of: MarksOf) -> dict[str, _Seen]:
+def _look(settings: Identified, marks_of: MarksOf) -> dict[str, _Seen]:
     """Blocks."""
     with Probe(settings) as probe:
         places = probe.places(None)
@@ -91,7 +91,7 @@ def _seen(probe: Probe, heads: Mapping[Place, int], bounds: Bounds, marks: Marks
     return _Seen(topics, {place: heads[place] for place in marks if place in heads}, due, gone, records)
 
 
-async def _lag(settings: Settings, connection: postgres.Connection, seen: _Seen) -> Lag:
+async def _lag(settings: Identified, connection: postgres.Connection, seen: _Seen) -> Lag:
     """Look into the index for what is gone from Kafka, where it is beside the gate."""
     heads, due = list(seen.heads.values()), dict(seen.next)
     if not settings.index_dsns:

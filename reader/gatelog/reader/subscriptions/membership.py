@@ -14,7 +14,8 @@ from typing import Any
 
 from gatelog.core import logs
 from gatelog.core.errors import HistoryGoneError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.telling import told
 from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.marks import Mark, Marks
@@ -23,7 +24,6 @@ from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, 
 from gatelog.reader.subscriptions.polling import Arrival, Polled, Poller
 from gatelog.reader.subscriptions.probing import committed
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import source_of
 
 _log = logs.logger("subscription")
 
@@ -31,7 +31,7 @@ _log = logs.logger("subscription")
 class Membership:
     """One member of a consumer group. Make it with ``joined``; use it in that event loop only."""
 
-    def __init__(self, settings: Settings, joining: Joining, codec: Codec, owner: Owner) -> None:
+    def __init__(self, settings: Identified, joining: Joining, codec: Codec, owner: Owner) -> None:
         """Use ``joined`` instead."""
         self._settings = settings
         self._properties = settings.kafka_properties
@@ -40,14 +40,15 @@ class Membership:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._arrived: asyncio.Queue[Arrival] = asyncio.Queue()  # bounded by the poller
-        self._parser = Parser(source_of(settings.store), codec, joining.types)
+        self._namesakes = Namesakes(settings)
+        self._parser = Parser(settings.source, codec, joining.types, self._namesakes.met)
         self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
         self._gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
 
     @classmethod
     @asynccontextmanager
     async def joined(
-        cls, settings: Settings, joining: Joining, codec: Codec, owner: Owner
+        cls, settings: Identified, joining: Joining, codec: Codec, owner: Owner
     ) -> AsyncIterator["Membership"]:
         """Join the group; at the end ask the owner to finish, commit, and leave at once.
 
@@ -80,6 +81,7 @@ class Membership:
 
         Raises:
             HistoryGoneError: the next record of a partition is gone from Kafka, and the owner does not begin again.
+            ForeignStoreError: a topic is another store's of the same name.
             KafkaUnavailableError: Kafka was not found at all.
             Exception: what the owner raised when it was asked, or has put in with ``fail``.
         """
@@ -97,13 +99,14 @@ class Membership:
                 if self._poller.has_ended:  # and not one that was left for it
                     await self._ended()
                 continue
-            batches = self._parsed(arrived) if isinstance(arrived, Polled) else arrived
+            batches = await self._parsed(arrived) if isinstance(arrived, Polled) else arrived
             await self._codec.warm({event.schema_id for batch in batches for event in batch.events})
             if owned := [batch for batch in batches if self._is_ours(batch)]:
                 return owned
 
-    def _parsed(self, polled: Polled) -> list[Batch]:
+    async def _parsed(self, polled: Polled) -> list[Batch]:
         batches = self._parser.batches(polled.messages, polled.assigned)
+        await self._namesakes.judge_met()
         events = sum(len(batch.events) for batch in batches)
         if events < len(polled.messages):  # others were filtered, or are not ours
             size_bytes = sum(batch.size_bytes for batch in batches)

@@ -21,7 +21,8 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from gatelog.core import histories, kafka, logs
 from gatelog.core.asking import End
 from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, LogMismatchError, UndecodableRecordError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.core.telling import told
 from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, checkpoint_of
 from gatelog.reader.subscriptions.history import History
@@ -34,11 +35,11 @@ from gatelog.schemas.envelope import (
     SCHEMA_ID,
     ForeignRecordError,
     Headers,
+    NamesakeRecordError,
     Record,
     RecordedEvent,
     chained,
     parse_record,
-    source_of,
 )
 
 BATCH_EVENTS_MAX: Final = 5_000
@@ -91,7 +92,7 @@ class TotalOrder:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         codec: Codec,
         history: History,
         categories: Collection[str] | None,
@@ -104,8 +105,9 @@ class TotalOrder:
         """
         self._settings = settings
         self._properties = settings.kafka_properties
-        self._source = source_of(settings.store)
+        self._source = settings.source
         self._own_header = self._source.encode()
+        self._namesakes = Namesakes(settings)
         self._codec = codec
         self._history = history
         self._categories = categories
@@ -125,7 +127,7 @@ class TotalOrder:
         self._looked_at = self._moved_at = time.monotonic()
         own = kafka.client_properties(
             self._properties,
-            group_id=f"gatelog.{settings.store}.ordered",  # librdkafka wants one; nobody joins it
+            group_id=settings.named("ordered"),  # librdkafka wants one; nobody joins it
             enable_auto_commit=False,
             auto_offset_reset="error",
             isolation_level="read_committed",
@@ -149,6 +151,7 @@ class TotalOrder:
         Raises:
             LogMismatchError: positions are missing that no unreadable record accounts for; records are gone from
                 Kafka and the index; or a partition is out of order.
+            ForeignStoreError: a topic is another store's of the same name.
             KafkaUnavailableError, PostgresUnavailableError: no answer.
         """
         await self._look_for_topics()
@@ -294,6 +297,7 @@ class TotalOrder:
             state.reached, state.epoch = offset + 1, histories.epoch_of(message)
             if (record := self._parsed(message, headers)) is not None:
                 taken.append((record.position, place, offset, tuple(record)))
+        await self._namesakes.judge_met()
         await self._codec.warm({held[3][SCHEMA_ID] for held in taken})
         add = self._merge.add
         for held in taken:
@@ -311,6 +315,8 @@ class TotalOrder:
             return parse_record(self._source, headers, message.value())
         except UndecodableRecordError as error:
             self._unreadable += not isinstance(error, ForeignRecordError)
+            if isinstance(error, NamesakeRecordError):
+                self._namesakes.met.add(message.topic() or "")
             _log.warning(
                 "record.ignored",
                 topic=message.topic(),

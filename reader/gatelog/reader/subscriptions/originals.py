@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from gatelog.core import postgres
 from gatelog.core.consumer_errors import ParkedWithoutPayloadError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.reader.sharded import opened_source
 from gatelog.reader.subscriptions.events import kafka_record
 from gatelog.reader.subscriptions.parked import ParkedEvent, kafka_headers
-from gatelog.schemas.envelope import Record, source_of
+from gatelog.schemas.envelope import Record
 
 
-async def whole(settings: Settings, pool: postgres.Pool, topic: str, event: ParkedEvent) -> ParkedEvent:
+async def whole(settings: Identified, pool: postgres.Pool, topic: str, event: ParkedEvent) -> ParkedEvent:
     """Return a parked event with its headers and payload, wherever they are. ``pool``: of the gate's database.
 
     Raises:
@@ -26,5 +26,5 @@ async def whole(settings: Settings, pool: postgres.Pool, topic: str, event: Park
     found = [Record(*row)._replace(position=event.position) for row in rows]  # it has none before it is indexed
     if not found or str(found[0].id) != event.event_id:
         raise ParkedWithoutPayloadError(topic, event.event_id, event.stream, event.version)
-    headers, value = kafka_record(source_of(settings.store), found[0])
+    headers, value = kafka_record(settings.source, found[0])
     return replace(event, headers=kafka_headers(headers), value=value)

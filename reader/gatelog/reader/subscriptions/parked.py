@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core.identity import Identified
 from gatelog.core.telling import cut
 from gatelog.reader.subscriptions.events import KafkaEvent
 from gatelog.reader.subscriptions.marks import is_before_kafka
@@ -27,21 +28,24 @@ _TELLING: Final = frozenset({"ce_id", "ce_subject", "ce_streamversion", "ce_posi
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 
 
-def parked_topic_of(store: str, subscription: str) -> str:
-    """Return the topic of a subscription's parked events: ``<store>-parked.<name>``.
+def check_length(subscription: str) -> None:
+    """Refuse a name that would not fit a topic.
+
+    Raises:
+        InvalidInputError: it is too long.
+    """
+    if (size := len(subscription.encode())) > NAME_BYTES_MAX:
+        raise InvalidInputError(f"Subscription name {subscription!r} has {size} bytes; at most {NAME_BYTES_MAX}.")
+
+
+def parked_topic_of(settings: Identified, subscription: str) -> str:
+    """Return the topic of a subscription's parked events: ``<store>-parked.<name>.<short id>``.
 
     Categories have their topics at ``<store>.``, and no store's name holds a ``-``: nothing that reads a store's
     events by its prefix finds this topic.
-
-    Raises:
-        InvalidInputError: the name is too long.
     """
-    name = subscription.encode()
-    if len(name) > NAME_BYTES_MAX:
-        raise InvalidInputError(
-            f"Subscription name {subscription!r} has {len(name)} bytes; at most {NAME_BYTES_MAX}."
-        )
-    return f"{store}-parked." + "".join(chr(b) if b in _SAFE else f"-{b:02X}" for b in name)
+    escaped = "".join(chr(b) if b in _SAFE else f"-{b:02X}" for b in subscription.encode())
+    return f"{settings.store}-parked.{escaped}.{settings.short_id}"
 
 
 class ParkedState(Enum):

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from gatelog.core import asking, kafka, logs
 from gatelog.core.errors import KafkaUnavailableError, TopicError, UndecodableRecordError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.telling import TEXT_CHARACTERS_MAX, TRACE_CHARACTERS_MAX, told
 from gatelog.reader.subscriptions.parked import (
     Entry,
@@ -43,9 +43,9 @@ Read: TypeAlias = tuple[str, int, ParkedEvent | None]  # as it was read, with it
 class ParkedTopic:
     """Reads and writes one subscription's parked topic."""
 
-    def __init__(self, settings: Settings, subscription: str) -> None:
+    def __init__(self, settings: Identified, subscription: str) -> None:
         """Connect when first asked."""
-        self.name = parked_topic_of(settings.store, subscription)
+        self.name = parked_topic_of(settings, subscription)
         self._settings = settings
         self._properties = settings.kafka_properties
         self._consumer: Consumer | None = None

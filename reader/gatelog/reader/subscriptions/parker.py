@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from gatelog.core import logs, postgres, services
 from gatelog.core.consumer_errors import ParkedFullError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.reader.subscriptions.originals import whole
 from gatelog.reader.subscriptions.parked import ParkedEvent, ParkedView
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic, Word, entry_of
@@ -19,7 +19,7 @@ _log = logs.logger("subscription")
 class Parker:
     """One member's way to the parked topic. ``view`` is what it knows."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool, subscription: str, parked_events_max: int) -> None:
+    def __init__(self, settings: Identified, pool: postgres.Pool, subscription: str, parked_events_max: int) -> None:
         """Connect when first needed. ``pool``: of the gate's database."""
         self._settings = settings
         self._pool = pool

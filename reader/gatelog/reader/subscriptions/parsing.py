@@ -14,7 +14,14 @@ from gatelog.core.telling import told
 from gatelog.reader.subscriptions.events import ENVELOPE_BYTES, KafkaEvent, event_of
 from gatelog.reader.subscriptions.places import Batch, Place
 from gatelog.schemas.codec import WIRE_HEADER, Codec
-from gatelog.schemas.envelope import BIGINT_BEYOND, INTEGER_BEYOND, ForeignRecordError, chained, event_type_of
+from gatelog.schemas.envelope import (
+    BIGINT_BEYOND,
+    INTEGER_BEYOND,
+    ForeignRecordError,
+    NamesakeRecordError,
+    chained,
+    event_type_of,
+)
 from gatelog.schemas.upcasting import stored_types_of
 
 _STREAMS_KNOWN_MAX: Final = 50_000
@@ -43,20 +50,24 @@ def size_of(message: Message) -> int:
 class Parser:
     """Turns messages into batches. Foreign and unreadable records are logged, counted and passed over."""
 
-    def __init__(self, source: str, codec: Codec, types: Collection[str] | None) -> None:
-        """Take records of ``source``; with ``types``, only events that may be read as these types."""
+    def __init__(self, source: str, codec: Codec, types: Collection[str] | None, met: set[str]) -> None:
+        """Take records of ``source``; with ``types``, only events that may be read as these types.
+
+        ``met`` gets the topics that hold records of another store of the same name.
+        """
         self._source = source
         self._sources = frozenset((source, source.encode()))
         self._codec = codec
         self._types = None if types is None else frozenset(name.encode() for name in stored_types_of(types))
         self._streams: dict[bytes, str] = {}  # those that were checked
         self._event_types: dict[bytes, str] = {}
+        self._met = met
         self.passed_over = 0
 
     def batches(self, messages: Sequence[Message], assigned: Mapping[Place, int]) -> list[Batch]:
         """Return one batch for each partition that messages came from, without those that are not ours any more."""
         found: dict[Place, _Open] = {}
-        types, event_of = self._types, self._event
+        types, sources, event_of = self._types, self._sources, self._event
         place: Place | None = None
         batch = _Open()
         for message in messages:
@@ -69,12 +80,13 @@ class Parser:
                 batch = found.setdefault(place, _Open())
             batch.next_offset, batch.last = offset + 1, message
             headers = dict(message.headers() or ())
-            if headers.get("ce_source") in self._sources:
+            is_own = headers.get("ce_source") in sources
+            if is_own:
                 position, previous = chained(headers)
                 if previous > batch.reached:
                     batch.needs = previous
                 batch.reached = max(batch.reached, position)
-            if types is not None and not _is_wanted(headers.get("ce_type"), types):
+            if types is not None and is_own and not _is_wanted(headers, types):
                 continue
             try:
                 event = event_of(headers, message.value())
@@ -134,6 +146,8 @@ class Parser:
 
     def _pass_over(self, message: Message, error: UndecodableRecordError) -> None:
         foreign = isinstance(error, ForeignRecordError)
+        if isinstance(error, NamesakeRecordError):
+            self._met.add(message.topic() or "")
         self.passed_over += 1
         _log.warning(
             "record.foreign" if foreign else "record.unreadable",
@@ -144,8 +158,9 @@ class Parser:
         )
 
 
-def _is_wanted(event_type: str | bytes | None, types: Collection[bytes]) -> bool:
-    """Say whether the type is one of ``types``. A record without a type is not ours, or broken: it is looked at."""
+def _is_wanted(headers: Mapping[str, Any], types: Collection[bytes]) -> bool:
+    """Say whether the type is one of ``types``. A record without a type is broken: it is looked at."""
+    event_type: str | bytes | None = headers.get("ce_type")
     if event_type is None:
         return True
     return (event_type.encode() if isinstance(event_type, str) else event_type) in types

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple, Self
 
@@ -12,10 +11,11 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # pub
 from gatelog.core import asking, kafka
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import KafkaUnavailableError, UndecodableRecordError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
+from gatelog.core.namesakes import Namesakes
 from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
-from gatelog.schemas.envelope import Record, chained, parse_record, source_of
+from gatelog.schemas.envelope import NamesakeRecordError, Record, chained, parse_record
 
 _FETCH_BYTES: Final = 64 * 1024
 
@@ -31,11 +31,12 @@ class Found(NamedTuple):
 class Probe:
     """Looks at single records of a store's topics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Identified) -> None:
         """Connect when first asked."""
         self._properties = settings.kafka_properties
         self._store = settings.store
-        self._source = source_of(settings.store)
+        self._source = settings.source
+        self._namesakes = Namesakes(settings)
         own = kafka.client_properties(
             self._properties,
             group_id="gatelog-probe",  # never joined, never committed to
@@ -91,6 +92,7 @@ class Probe:
         """Return the first record of the store at or after each offset, where there is one.
 
         Raises:
+            ForeignStoreError: a topic is another store's of the same name.
             KafkaUnavailableError: no answer in time.
         """
         found: dict[Place, Found] = {}
@@ -122,11 +124,14 @@ class Probe:
         if place not in missing:
             return
         if error is None:
-            with suppress(UndecodableRecordError):  # not ours: look at the next one
-                headers = dict(message.headers() or ())
-                found[place] = Found(
-                    offset, parse_record(self._source, headers, message.value()), chained(headers)[1]
-                )
+            headers = dict(message.headers() or ())
+            try:
+                record = parse_record(self._source, headers, message.value())
+                found[place] = Found(offset, record, chained(headers)[1])
+            except NamesakeRecordError:
+                self._namesakes.judge([topic])
+            except UndecodableRecordError:
+                pass  # not ours: look at the next one
         if error is not None or place in found:
             missing.discard(place)
 

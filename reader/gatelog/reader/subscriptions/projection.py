@@ -13,10 +13,12 @@ from gatelog.core.errors import (
     KafkaUnavailableError,
     PostgresUnavailableError,
 )
+from gatelog.core.identity import identified
 from gatelog.core.services import wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
+from gatelog.reader.subscriptions import owning
 from gatelog.reader.subscriptions.applying import Function
 from gatelog.reader.subscriptions.builds import Build, Builds, SetUp, check_schema
 from gatelog.reader.subscriptions.checkpoints import Checkpoint, PartitionLostError
@@ -117,9 +119,13 @@ class Projection:
 
         Raises:
             InvalidInputError: the set-up failed, or the schema holds tables already.
+            ForeignStoreError: the database has checkpoints of another store of the same name.
             PostgresUnavailableError: no answer.
         """
-        await self._builds(settings or Settings.load()).prepare(self.version, self._set_up)
+        settings = settings or Settings.load()
+        if self._dsn is not None:
+            await owning.record(settings, self._dsn, self.name)
+        await self._builds(settings).prepare(self.version, self._set_up)
 
     async def run(self, stop: asyncio.Event, settings: Settings | None = None) -> None:
         """Fill the read model until ``stop`` is set; then finish the batch and leave. What passes is waited out.
@@ -132,6 +138,7 @@ class Projection:
             ProjectionFailedError: the function raised an error, which is its cause.
             HistoryGoneError: events are neither in Kafka nor in the index.
             LogMismatchError: total order, and positions are missing.
+            ForeignStoreError: a topic, or the read model's database, is another store's of the same name.
         """
         settings = settings or Settings.load()
         builds = self._builds(settings)
@@ -180,6 +187,8 @@ class Projection:
         gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
         while not stop.is_set():
             try:
+                if self._dsn is not None:
+                    await owning.check(settings, self._dsn, self.name)
                 build = await next_build()
                 if build is None:
                     return
@@ -226,17 +235,24 @@ class Projection:
 
         Raises:
             InvalidInputError: there is no such build, or it is live.
+            ForeignStoreError: the database has checkpoints of another store of the same name.
         """
-        await self._builds(settings or Settings.load()).drop(build)
+        settings = settings or Settings.load()
+        if self._dsn is not None:
+            await owning.check(settings, self._dsn, self.name)
+        await self._builds(settings).drop(build)
 
     @asynccontextmanager
     async def watched(self, settings: Settings | None = None) -> AsyncIterator[Watch]:
         """Yield what shows progress and waits for appends, with connections that are kept open.
 
         Raises:
+            ForeignStoreError: the database has checkpoints of another store of the same name.
             PostgresUnavailableError: no answer.
         """
         settings = settings or Settings.load()
+        if self._dsn is not None:
+            await owning.check(settings, self._dsn, self.name)
         async with Watch.connect(settings, self._dsn or settings.dsn, self.name, self.categories) as watch:
             yield watch
 
@@ -254,7 +270,7 @@ class Projection:
         settings = settings or Settings.load()
         connection = await postgres.connect(settings.dsn, settings.store, f"gatelog projection {self.name}")
         try:
-            found = await projection_standings(settings, connection, self._dsn)
+            found = await projection_standings(await identified(settings, connection), connection, self._dsn)
         finally:
             await connection.close()
         return [each for each in found if each.projection == self.name]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gatelog.core import postgres
+from gatelog.core import identity, postgres
 from gatelog.core.errors import StoreNotInitialisedError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 from gatelog.reader.subscriptions.lagging import Lag, lags
@@ -40,13 +40,14 @@ class ProjectionStanding:
 
 
 async def projection_standings(
-    settings: Settings, connection: postgres.Connection, dsn: str | None = None
+    settings: Identified, connection: postgres.Connection, dsn: str | None = None
 ) -> list[ProjectionStanding]:
     """Return where every build of a store's projections stands, by name and number.
 
     ``connection``: to the store. ``dsn``: the database of the read models, where it is not the store's own.
 
     Raises:
+        ForeignStoreError: that database has checkpoints of another store of the same name.
         PostgresUnavailableError: no answer.
     """
     if dsn is None:
@@ -66,12 +67,13 @@ async def projection_standings(
 
 
 async def _known(
-    settings: Settings, connection: postgres.Connection, dsn: str
+    settings: Identified, connection: postgres.Connection, dsn: str
 ) -> tuple[list[Any], Mapping[str, dict[tuple[str, int], Mark]]]:
     """Return the builds, and where those stand that somebody may read."""
     sql = queries(PACKAGE, SQL_FILE, settings.store)
     try:
         with postgres.translated(settings.store, dsn):
+            await identity.refuse_other(connection, settings.store, settings.store_id, dsn)
             builds = await connection.fetch(sql["projections"], None)
             rows = await connection.fetch(sql["standing"])
     except StoreNotInitialisedError:

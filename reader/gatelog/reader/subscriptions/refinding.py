@@ -10,14 +10,14 @@ import asyncio
 from gatelog.core import histories
 from gatelog.core.asking import End
 from gatelog.core.errors import HistoryGoneError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.probing import Probe
 from gatelog.reader.subscriptions.topics import Topics
 
 
-async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Place, Mark]:
+async def located(settings: Identified, topics: Topics, marks: Marks) -> dict[Place, Mark]:
     """Return where ``marks`` are now, with the ids of their topics; ``UNKNOWN_OFFSET`` where only the index can tell.
 
     Raises:
@@ -42,7 +42,7 @@ async def located(settings: Settings, topics: Topics, marks: Marks) -> dict[Plac
     }
 
 
-def _find(settings: Settings, positions: dict[Place, int]) -> dict[Place, int]:
+def _find(settings: Identified, positions: dict[Place, int]) -> dict[Place, int]:
     """Return where to go on behind ``positions``, where nothing is missing in between."""
     if not positions:
         return {}

@@ -16,6 +16,7 @@ import asyncpg
 from gatelog.core import kafka, logs, postgres
 from gatelog.core.domain import category_of, topic_of
 from gatelog.core.errors import HistoryGoneError, PostgresUnavailableError
+from gatelog.core.identity import Identified, identified
 from gatelog.core.leases import Standstill
 from gatelog.core.partitioning import partition_of
 from gatelog.core.services import wait_any
@@ -72,7 +73,7 @@ class _Session:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Identified,
         plan: Plan,
         build: Build,
         connection: Connection,
@@ -141,7 +142,7 @@ class PartitionSession(_Session):
         self._prepare()
         plan, settings = self._plan, self._settings
         joining = Joining(
-            f"gatelog.{settings.store}.projection.{plan.name}.{self._build.number}",
+            settings.named("projection", plan.name, self._build.number),
             plan.categories,
             events_max=BATCH_EVENTS_MAX * 2,
         )
@@ -353,6 +354,6 @@ async def opened(
         connection = await postgres.connect(dsn, settings.store, name, search_path=True)
         try:
             await builds.enter(connection, build.number, build.state)
-            yield kind(settings, plan, build, connection, target, store, dsn)
+            yield kind(await identified(settings, store), plan, build, connection, target, store, dsn)
         finally:
             await connection.close(timeout=kafka.REQUEST_TIMEOUT_S)

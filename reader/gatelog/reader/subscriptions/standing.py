@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from gatelog.core import postgres
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.lagging import Bounds, Lag, lags
 from gatelog.reader.subscriptions.marks import Mark, Marks
@@ -63,7 +63,7 @@ class Standing:
         return any(member.beat_s_ago <= SILENT_S for member in self.members)
 
 
-async def standings(settings: Settings, connection: postgres.Connection) -> list[Standing]:
+async def standings(settings: Identified, connection: postgres.Connection) -> list[Standing]:
     """Return where every subscription of the store stands, by name.
 
     Raises:
@@ -105,7 +105,7 @@ def _member(row: asyncpg.Record) -> MemberStanding:
 
 
 async def _behind(
-    settings: Settings, connection: postgres.Connection, known: Sequence[asyncpg.Record]
+    settings: Identified, connection: postgres.Connection, known: Sequence[asyncpg.Record]
 ) -> tuple[dict[str, Lag], dict[str, int]]:
     """Return lags, and how many events are parked; nothing of what Kafka does not tell."""
     parked: dict[str, int] = {}
@@ -115,7 +115,7 @@ async def _behind(
         for row in known:
             mine = list(bounds if row["categories"] is None else probe.places(row["categories"]))
             begun = Mark(0, row["start_position"] if row["start_time"] is None else None)
-            group = f"gatelog.{settings.store}.sub.{row['name']}"
+            group = settings.named("sub", row["name"])
             found[row["name"]] = dict.fromkeys(mine, begun) | committed(settings.kafka_properties, group, mine)
             with ParkedTopic(settings, row["name"]) as topic:
                 parked[row["name"]] = len(topic.all())

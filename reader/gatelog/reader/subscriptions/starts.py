@@ -10,7 +10,7 @@ from typing import Final
 
 from gatelog.core import postgres
 from gatelog.core.errors import InvalidInputError
-from gatelog.core.settings import Settings
+from gatelog.core.identity import Identified
 from gatelog.core.sql import queries
 from gatelog.reader.log_query import POSITION_MAX
 from gatelog.reader.subscriptions.marks import Mark
@@ -89,7 +89,7 @@ class Origin:
     at: datetime | None
     marks: dict[Place, Mark]
 
-    async def marks_of(self, settings: Settings, places: Sequence[Place]) -> dict[Place, Mark]:
+    async def marks_of(self, settings: Identified, places: Sequence[Place]) -> dict[Place, Mark]:
         """Return where to begin partitions that the group has committed nothing of.
 
         Where the first record may be gone from Kafka, the offset is 0.
@@ -110,7 +110,7 @@ class Origin:
         """The position up to which everything counts as handled; None when a time says where to begin."""
         return self.position if self.at is None else None
 
-    def _look(self, settings: Settings, places: Sequence[Place]) -> dict[Place, int]:
+    def _look(self, settings: Identified, places: Sequence[Place]) -> dict[Place, int]:
         with Probe(settings) as probe:
             return probe.after_position(places, self.position) if self.at is None else probe.at_time(places, self.at)
 
@@ -118,7 +118,7 @@ class Origin:
 class Starts:
     """Decides and remembers where subscriptions begin."""
 
-    def __init__(self, settings: Settings, pool: postgres.Pool) -> None:
+    def __init__(self, settings: Identified, pool: postgres.Pool) -> None:
         """Work on the store's tables through ``pool``."""
         self._settings = settings
         self._pool = pool
@@ -182,12 +182,12 @@ def _nested(marks: dict[Place, Mark]) -> dict[str, dict[str, Mark]]:
     return nested
 
 
-def _newest(settings: Settings, categories: list[str] | None) -> int:
+def _newest(settings: Identified, categories: list[str] | None) -> int:
     with Probe(settings) as probe:
         records = probe.last(probe.places(categories)).values()
         return max((record.position for record in records), default=0)
 
 
-def _committed(settings: Settings, group: str, categories: list[str] | None) -> dict[Place, Mark]:
+def _committed(settings: Identified, group: str, categories: list[str] | None) -> dict[Place, Mark]:
     with Probe(settings) as probe:
         return committed(settings.kafka_properties, group, probe.places(categories))

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from gatelog.core import logs, migrations, postgres, services
 from gatelog.core.errors import InvalidInputError, KafkaUnavailableError, PostgresUnavailableError
+from gatelog.core.identity import Identified, identified
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
@@ -18,14 +19,14 @@ from gatelog.reader.subscriptions.group_reading import GroupReading, Handling
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.iterating import Iteration
 from gatelog.reader.subscriptions.kept_marks import KeptMarks
-from gatelog.reader.subscriptions.parked import parked_topic_of
+from gatelog.reader.subscriptions.parked import check_length
 from gatelog.reader.subscriptions.parker import Parker
 from gatelog.reader.subscriptions.places import Joining
 from gatelog.reader.subscriptions.standing import Standing, standings
 from gatelog.reader.subscriptions.starts import PACKAGE, Origin, Start, Starts
 from gatelog.reader.subscriptions.work import Handler, Plan
 from gatelog.schemas.codec import Codec
-from gatelog.schemas.envelope import RecordedEvent, source_of
+from gatelog.schemas.envelope import RecordedEvent
 from gatelog.schemas.event import Event
 from gatelog.schemas.parts import as_read
 from gatelog.schemas.registries import registry_of
@@ -68,7 +69,7 @@ class Subscription:
         """
         if not name or not name.isprintable():
             raise InvalidInputError(f"Subscription name {name!r} is empty or holds control characters.")
-        parked_topic_of("x", name)
+        check_length(name)
         if concurrency < 1 or parked_events_max < 1:
             raise InvalidInputError("concurrency and parked_events_max must be at least 1.")
         if order not in {"stream", "partition"}:
@@ -136,9 +137,9 @@ class Subscription:
                 raise InvalidInputError(f"Subscription {self.name!r} has a handler for {name} already.")
             self._handlers[name] = handler
 
-    def group_of(self, store: str) -> str:
-        """Return the name of its consumer group in Kafka."""
-        return f"gatelog.{store}.sub.{self.name}"
+    def group_of(self, settings: Identified) -> str:
+        """Return the name of its consumer group in Kafka: ``gatelog.<store>.sub.<name>.<short id of the store>``."""
+        return settings.named("sub", self.name)
 
     async def standing(self, settings: Settings | None = None) -> Standing | None:
         """Return where it stands: lag in positions and seconds, members, parked events. None: it never ran.
@@ -149,7 +150,7 @@ class Subscription:
         settings = settings or Settings.load()
         connection = await postgres.connect(settings.dsn, settings.store, f"gatelog subscription {self.name}")
         try:
-            found = await standings(settings, connection)
+            found = await standings(await identified(settings, connection), connection)
         finally:
             await connection.close()
         return next((each for each in found if each.name == self.name), None)
@@ -164,6 +165,7 @@ class Subscription:
         Raises:
             InvalidInputError: there is no handler.
             HistoryGoneError: the next record is gone from Kafka.
+            ForeignStoreError: a topic is another store's of the same name.
             ParkedFullError: as many events are parked as may be.
             Exception: of a handler, when ``failures`` says ``"stop"``; what was not committed comes again.
         """
@@ -179,25 +181,25 @@ class Subscription:
                 await services.wait_any(RETRY_INTERVAL_S, stop)
 
     async def _run_once(self, stop: asyncio.Event, settings: Settings, concurrency: int) -> None:
-        plan = Plan(
-            self.name,
-            source_of(settings.store),
-            self._handlers,
-            self._fallback,
-            self._failures,
-            self._order,
-            concurrency,
-            self._handler_timeout_s,
-            self._revoke_timeout_s,
-            self._stop_timeout_s,
-        )
-        async with self._opened(settings) as (pool, codec):
-            parker = Parker(settings, pool, self.name, self._parked_events_max)
+        async with self._opened(settings) as (store, pool, codec):
+            plan = Plan(
+                self.name,
+                store.source,
+                self._handlers,
+                self._fallback,
+                self._failures,
+                self._order,
+                concurrency,
+                self._handler_timeout_s,
+                self._revoke_timeout_s,
+                self._stop_timeout_s,
+            )
+            parker = Parker(store, pool, self.name, self._parked_events_max)
             engine = Engine(plan, codec, parker)
             types = None if self._fallback is not None else tuple(self._handlers)
             try:
                 async with (
-                    self._joined(settings, pool, codec, types, engine) as reading,
+                    self._joined(store, pool, codec, types, engine) as reading,
                     beating(
                         settings, pool, self.name, reading.member, engine.facts, lambda: engine.counts.progressed_at
                     ),
@@ -220,6 +222,7 @@ class Subscription:
 
         Raises:
             HistoryGoneError: the next record is gone from Kafka.
+            ForeignStoreError: a topic is another store's of the same name.
             KafkaUnavailableError, PostgresUnavailableError: no answer at the start.
         """
         iteration = Iteration()
@@ -267,8 +270,8 @@ class Subscription:
     ) -> AsyncGenerator[tuple[list[RecordedEvent], Codec], None]:
         settings = settings or Settings.load()
         async with (
-            self._opened(settings) as (pool, codec),
-            self._joined(settings, pool, codec, names, iteration) as reading,
+            self._opened(settings) as (store, pool, codec),
+            self._joined(store, pool, codec, names, iteration) as reading,
             beating(settings, pool, self.name, reading.member, iteration.facts, lambda: iteration.waited_at),
             aclosing(iteration.batches(reading, stop or asyncio.Event())) as found,
         ):
@@ -277,15 +280,15 @@ class Subscription:
 
     def _joined(
         self,
-        settings: Settings,
+        settings: Identified,
         pool: postgres.Pool,
         codec: Codec,
         types: Collection[str] | None,
         handling: Handling,
     ) -> AbstractAsyncContextManager[GroupReading]:
-        starts, group = Starts(settings, pool), f"gatelog.{settings.store}.sub.{{}}"
+        starts, group = Starts(settings, pool), settings.named("sub", "{}")
         joining = Joining(
-            self.group_of(settings.store),
+            self.group_of(settings),
             self._categories,
             types,
             settings.subscription_events_max,
@@ -301,11 +304,11 @@ class Subscription:
         return GroupReading.joined(settings, joining, codec, history, origin, handling, kept)
 
     @asynccontextmanager
-    async def _opened(self, settings: Settings) -> AsyncIterator[tuple[postgres.Pool, Codec]]:
+    async def _opened(self, settings: Settings) -> AsyncIterator[tuple[Identified, postgres.Pool, Codec]]:
         async with postgres.pool(settings.dsn, settings.store, f"gatelog subscription {self.name}", 2) as pool:
             with postgres.translated(settings.store, settings.dsn):
                 async with pool.acquire() as connection:
                     await migrations.check(connection, settings.store, PACKAGE)
             codec = Codec(registry_of(settings, pool), register=False)
             await codec.start()
-            yield pool, codec
+            yield await identified(settings, pool), pool, codec

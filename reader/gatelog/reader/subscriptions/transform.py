@@ -19,6 +19,7 @@ from gatelog.core.errors import (
     KafkaUnavailableError,
     PostgresUnavailableError,
 )
+from gatelog.core.identity import Identified, identified
 from gatelog.core.services import at_work, wait_any
 from gatelog.core.settings import Settings
 from gatelog.core.telling import told
@@ -98,9 +99,9 @@ class Transform:
         self._function = function
         return function
 
-    def group_of(self, store: str) -> str:
-        """Return the name of its consumer group in Kafka."""
-        return f"gatelog.{store}.transform.{self.name}"
+    def group_of(self, settings: Identified) -> str:
+        """Return the name of its group in Kafka: ``gatelog.<store>.transform.<name>.<short id of the store>``."""
+        return settings.named("transform", self.name)
 
     async def run(self, stop: asyncio.Event, settings: Settings | None = None) -> None:
         """Work until ``stop`` is set; then finish the transaction and leave. What passes is waited out.
@@ -110,19 +111,21 @@ class Transform:
                 a larger one than the client sends; its transaction was aborted.
             InvalidInputError: it returned a record for a topic of the store.
             HistoryGoneError: the next record is gone from Kafka; nothing was skipped.
+            ForeignStoreError: a topic is another store's of the same name.
         """
         settings = settings or Settings.load()
         if self._function is None:
             raise InvalidInputError(f"Transform {self.name!r} has no function: register one with `.each`.")
-        joining = Joining(self.group_of(settings.store), self.categories, self.types, BATCH_EVENTS_MAX * 2)
         name = f"gatelog transform {self.name}"
         gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
         while not stop.is_set():
             try:
                 async with postgres.pool(settings.dsn, settings.store, name, 1) as pool:
                     codec = Codec(registry_of(settings, pool), register=False)
-                    kept = KeptMarks(settings, pool, joining.group)
-                    await _Session(settings, self.name, self._function, codec, kept).run(joining, stop)
+                    store = await identified(settings, pool)
+                    joining = Joining(self.group_of(store), self.categories, self.types, BATCH_EVENTS_MAX * 2)
+                    kept = KeptMarks(store, pool, joining.group)
+                    await _Session(store, self.name, self._function, codec, kept).run(joining, stop)
             except (KafkaUnavailableError, PostgresUnavailableError, KafkaException) as error:
                 # The transaction was aborted, or its outcome is not known: the committed offsets tell.
                 _log.warning("transform.interrupted", transform=self.name, error=told(error))
@@ -137,7 +140,7 @@ class Transform:
 class _Session:
     """One membership and one producer. After any error of Kafka both are made anew."""
 
-    def __init__(self, settings: Settings, name: str, function: Function, codec: Codec, kept: KeptMarks) -> None:
+    def __init__(self, settings: Identified, name: str, function: Function, codec: Codec, kept: KeptMarks) -> None:
         self._settings = settings
         self._properties = settings.kafka_properties
         self._name = name
@@ -151,7 +154,7 @@ class _Session:
         self._turns: dict[Place, int] = {}  # tells what came before a partition went and came back
         own = kafka.client_properties(
             self._properties,
-            transactional_id=f"gatelog.{settings.store}.transform.{name}.{uuid4()}",
+            transactional_id=settings.named("transform", name, uuid4()),
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             partitioner="murmur2_random",
         )
