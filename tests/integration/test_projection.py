@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import asyncpg
 import pytest
 from support.models import Noted
 from support.projections import Connection, at_work, fill, has, keeping, positions, schema_of
+from support.reconciling import indexed_upto
 from support.waiting import until
 
 from gatelog.core.consumer_errors import (
@@ -59,6 +61,7 @@ async def test_total_order_of_some_categories(
         await has(rows, schema, 40)
         await fill(producer, 60, ("Later", "Bill", "Note"))
         await has(rows, schema, 80)
+    await until(partial(indexed_upto, reader, 120), "the index, which is compared, has come as far")
     expected = [event.position async for event in reader.category("Note", "Page", "Later")]
     assert await positions(rows, schema) == expected
 
