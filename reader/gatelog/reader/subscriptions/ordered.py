@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from gatelog.core import histories, kafka, logs
+from gatelog.core import asking, histories, kafka, logs
 from gatelog.core.asking import End
 from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, LogMismatchError, UndecodableRecordError
 from gatelog.core.identity import Identified
@@ -192,6 +192,10 @@ class TotalOrder:
     async def _look_for_topics(self) -> None:
         self._looked_at = time.monotonic()
         await self._know(await self._topics.partitions())
+        known = {topic: at.topic for (topic, _), at in self._checkpoints.items() if at.topic is not None}
+        for topic in await asyncio.to_thread(asking.made_again, self._properties, known):
+            offset = self._checkpoints[topic, 0].next_offset
+            raise HistoryGoneError(topic, 0, offset, "the topic was deleted and made again")
 
     async def _know(self, topics: dict[str, int]) -> None:
         places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]
