@@ -1,6 +1,7 @@
 """Processes of a store that are started again whenever they end, as a supervisor does, and what they ended with."""
 
 import asyncio
+import json
 import re
 import signal
 from collections import Counter
@@ -117,9 +118,10 @@ class Fleet:
             return
         member.is_noted = True
         code, text = member.running.code, member.running.log.read_text(errors="replace")
-        error = text[text.rfind("\nerror: ") :].strip() if "\nerror: " in f"\n{text}" else ""
-        if not (code == 0 or (member.is_ours and code in {-signal.SIGKILL, -signal.SIGTERM})) or error:
+        told = [json.loads(line) for line in text.splitlines() if '"service.failed"' in line]
+        error = told[-1]["error"] if told else ""
+        if error or not (code == 0 or (member.is_ours and code in {-signal.SIGKILL, -signal.SIGTERM})):
             reason = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", "N", error or "no reason")
             self.ended[f"{member.kind}, exit code {code}: {reason[:_REASON_CHARACTERS]}"] += 1
-        if "Traceback" in text or (code not in {0, -signal.SIGKILL, -signal.SIGTERM} and not error):
+        if "\nTraceback" in f"\n{text}" or (code not in {0, -signal.SIGKILL, -signal.SIGTERM} and not error):
             self.raw.append(f"{member.running.log.name}, exit code {code}:\n{text[-3000:]}")

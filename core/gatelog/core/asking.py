@@ -92,6 +92,18 @@ def ids(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:
     return kafka.patiently(once) if names else {}
 
 
+def made_again(properties: dict[str, str], known: Mapping[str, str]) -> list[str]:
+    """Return those of some topics that have other ids than these: a client that has met them must not be used again.
+
+    The epochs of leaders begin anew there: librdkafka takes what brokers say for old news, and waits for ever.
+
+    Raises:
+        KafkaUnavailableError: no answer in time.
+    """
+    now = ids(properties, known)
+    return [topic for topic, its_id in known.items() if now.get(topic, its_id) != its_id]
+
+
 def _if_there(future: Future[TopicDescription]) -> TopicDescription | None:
     try:
         return future.result()

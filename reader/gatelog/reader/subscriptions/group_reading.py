@@ -299,7 +299,9 @@ class GroupReading:
                 self._told[place] = mark.position
         self.member.begin_paused(gone)
         self._catching_up.add(gone.values())
-        return {place: Mark(lows[place]) if place in gone else mark for place, mark in marks.items()}
+        return {
+            place: Mark(lows[place], topic=mark.topic) if place in gone else mark for place, mark in marks.items()
+        }
 
     async def _marks_begun(self, places: Sequence[Place]) -> dict[Place, Mark]:
         """Return where partitions begin of which nothing was handled yet."""

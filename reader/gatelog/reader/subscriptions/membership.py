@@ -8,14 +8,15 @@ event loop, when partitions come and go.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-from gatelog.core import logs
-from gatelog.core.errors import HistoryGoneError
+from gatelog.core import asking, logs
+from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError
 from gatelog.core.identity import Identified
 from gatelog.core.namesakes import Namesakes
+from gatelog.core.services import ended
 from gatelog.core.telling import told
 from gatelog.reader.subscriptions.client import ProtocolNotSupportedError
 from gatelog.reader.subscriptions.marks import Mark, Marks
@@ -24,6 +25,8 @@ from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Owner, 
 from gatelog.reader.subscriptions.polling import Arrival, Polled, Poller
 from gatelog.reader.subscriptions.probing import committed
 from gatelog.schemas.codec import Codec
+
+TOPICS_INTERVAL_S: Final = 5.0
 
 _log = logs.logger("subscription")
 
@@ -43,6 +46,7 @@ class Membership:
         self._namesakes = Namesakes(settings)
         self._parser = Parser(settings.source, codec, joining.types, self._namesakes.met)
         self._poller = self._new_poller("classic" if settings.subscription_protocol == "classic" else "consumer")
+        self._outdated: Poller | None = None  # it has met a topic that is another one now
         self._gone: tuple[str, int, int | None] | None = None  # where records were gone the last time
 
     @classmethod
@@ -58,9 +62,12 @@ class Membership:
         member = cls(settings, joining, codec, owner)
         owner.bind(member)
         member._poller.start()
+        watching = asyncio.create_task(member._watch_topics(), name="subscription topics")
         try:
             yield member
         finally:
+            watching.cancel()
+            await ended(watching)
             await member._poller.close()
 
     def _new_poller(self, protocol: str) -> Poller:
@@ -98,6 +105,8 @@ class Membership:
             if arrived is None:
                 if self._poller.has_ended:  # and not one that was left for it
                     await self._ended()
+                elif self._poller is self._outdated:
+                    await self.join_again()
                 continue
             batches = await self._parsed(arrived) if isinstance(arrived, Polled) else arrived
             await self._codec.warm({event.schema_id for batch in batches for event in batch.events})
@@ -148,6 +157,17 @@ class Membership:
         self._poller = self._new_poller(protocol)
         self._poller.take_over(earlier)
         self._poller.start()
+
+    async def _watch_topics(self) -> None:
+        """Join again, with a new client, where a topic that it has met was deleted and made again."""
+        while True:
+            await asyncio.sleep(TOPICS_INTERVAL_S)
+            poller = self._poller
+            with suppress(KafkaUnavailableError):
+                if topics := await asyncio.to_thread(asking.made_again, self._properties, poller.topics):
+                    _log.info("subscription.made_again", group=self._joining.group, topics=topics)
+                    self._outdated = poller
+                    self._put([None])
 
     def release(self, events: int, size_bytes: int) -> None:
         """Say that ``events`` which ``next`` returned are done with: there is room for as many."""

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from gatelog.core import histories, kafka, logs
+from gatelog.core import asking, histories, kafka, logs
 from gatelog.core.asking import End
 from gatelog.core.errors import HistoryGoneError, KafkaUnavailableError, LogMismatchError, UndecodableRecordError
 from gatelog.core.identity import Identified
@@ -60,8 +60,6 @@ _place_of: Final[Callable[["_Held"], Place]] = itemgetter(1)
 _log = logs.logger("ordered")
 
 Meet = Callable[[Collection[Place]], Awaitable[Mapping[Place, Checkpoint]]]
-
-
 # Position, place, offset, and the fields of a Record. Plain tuples of plain values: the garbage collector stops to
 # look at them, which it would not do for a Record, and there may be a hundred thousand.
 _Held: TypeAlias = tuple[int, Place, int, tuple[Any, ...]]
@@ -192,6 +190,9 @@ class TotalOrder:
     async def _look_for_topics(self) -> None:
         self._looked_at = time.monotonic()
         await self._know(await self._topics.partitions())
+        known = {topic: at.topic for (topic, _), at in self._checkpoints.items() if at.topic is not None}
+        for topic in await asyncio.to_thread(asking.made_again, self._properties, known):
+            raise HistoryGoneError(topic, 0, self._checkpoints[topic, 0].next_offset, "the topic was made again")
 
     async def _know(self, topics: dict[str, int]) -> None:
         places = [(topic, number) for topic, count in sorted(topics.items()) for number in range(count)]

@@ -35,7 +35,6 @@ POLL_RECORDS_MAX: Final = 1_000  # few polls: after each, the interpreter's lock
 RUN_RECORDS: Final = 100  # that are parsed at once: more leave the caches of a CPU before they are handled
 TOPIC_REFRESH_S: Final = 5.0  # of a whole store, under the consumer protocol: by asking for all topics
 CLOSE_TIMEOUT_S: Final = 15.0
-
 _Answer = TypeVar("_Answer")
 
 
@@ -78,6 +77,7 @@ class Poller:
         self._closing = threading.Event()
         self._room = threading.Event()
         self._wishes: deque[Callable[[], None]] = deque()
+        self.topics: dict[str, str] = {}  # the ids of those that the client has met
         self.has_ended = self._has_joined = False
         self._paused: set[Place] = set()  # by the owner
         self._is_full = False  # everything is paused, until there is room
@@ -345,8 +345,8 @@ class Poller:
             raise KafkaUnavailableError(
                 f"Where to begin {len(places)} partitions was not found out within {ASSIGN_TIMEOUT_S:g} s."
             ) from error
-        number = next(_assignments)
-        self.assigned = self.assigned | dict.fromkeys(places, number)
+        self.topics = {topic: mark.topic for (topic, _), mark in starts.items() if mark.topic} | self.topics
+        self.assigned = self.assigned | dict.fromkeys(places, next(_assignments))
         consumer.incremental_assign(kafka_starts(starts))
         held = partitions if self._is_full else [TopicPartition(*place) for place in places if place in self._paused]
         if held:

@@ -253,7 +253,8 @@ class PartitionSession(_Session):
                 )
             self._turn(places)
         begin = {place: self._checkpoints[place].mark for place in places}
-        return begin | {p: Mark(max(begin[p].offset, self._handovers[p].offsets[p])) for p in gone}
+        after = {p: max(begin[p].offset, self._handovers[p].offsets[p]) for p in gone}
+        return begin | {p: Mark(offset, topic=begin[p].topic) for p, offset in after.items()}
 
     async def revoked(self, places: Sequence[Place]) -> Marks:
         """Finish the batch in hand, then give partitions up. Nothing is committed to Kafka."""
