@@ -20,9 +20,6 @@ from gatelog.reader.subscriptions.checkpoints import PACKAGE, SQL_FILE
 
 pytestmark = pytest.mark.usefixtures("pipeline")
 Order = Literal["partition", "total"]
-in_both_orders = pytest.mark.parametrize("order", ["partition", "total"])
-with_one_and_two = pytest.mark.parametrize("members", [1, 2])
-with_both_protocols = pytest.mark.parametrize("protocol", ["classic", "consumer"])
 
 
 @pytest.fixture
@@ -54,9 +51,10 @@ async def rebuilt_under(settings: Settings, producer: Producer, rows: Connection
     assert order == "partition" or found == sorted(found)
 
 
-@in_both_orders
-@with_one_and_two
-@with_both_protocols
+@pytest.mark.parametrize(
+    ("order", "members", "protocol"),
+    [("partition", 1, "auto"), ("partition", 2, "classic"), ("partition", 2, "consumer"), ("total", 2, "auto")],
+)
 async def test_a_rebuild(
     settings: Settings, producer: Producer, rows: Connection, order: Order, members: int, protocol: str
 ) -> None:
@@ -75,8 +73,7 @@ async def test_members_that_do_not_ask_for_their_build_are_found(
         await rebuilt_under(settings, producer, rows, "partition", 2)
 
 
-@in_both_orders
-@with_one_and_two
+@pytest.mark.parametrize(("order", "members"), [("partition", 2), ("total", 2)])
 async def test_a_newer_version(
     settings: Settings, producer: Producer, rows: Connection, order: Order, members: int
 ) -> None:

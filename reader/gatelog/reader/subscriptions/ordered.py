@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -49,6 +50,7 @@ POLL_RECORDS_MAX: Final = 1_000  # their headers are many objects: the garbage c
 HELD_EVENTS_MAX: Final = 200_000  # over all partitions, before those that are ahead are paused
 HELD_BYTES_MAX: Final = 64 * 1024 * 1024
 TOPICS_INTERVAL_S: Final = 1.0
+LOOKS_EACH_IDENTITY: Final = 5  # of these, one asks which topics they are
 STALLED_S: Final = 1.0  # without the next of gapless positions, after which it is asked where it is
 FETCH_WAIT_MS: Final = 20  # how soon the end of a partition is noticed
 QUEUED_KB_MAX: Final = 32 * 1024
@@ -122,7 +124,7 @@ class TotalOrder:
         self._silence: _Silence | None = None
         self._lacking: dict[Place, int] = {}  # partitions that lack records before the next one, and up to where
         self._asked: set[Place] = set()  # whose end is known, and not reached yet
-        self._looked_at = self._moved_at = time.monotonic()
+        self._looks, self._looked_at, self._moved_at = count(1), time.monotonic(), time.monotonic()
         own = kafka.client_properties(
             self._properties,
             group_id=settings.named("ordered"),  # librdkafka wants one; nobody joins it
@@ -190,7 +192,8 @@ class TotalOrder:
     async def _look_for_topics(self) -> None:
         self._looked_at = time.monotonic()
         await self._know(await self._topics.partitions())
-        known = {topic: at.topic for (topic, _), at in self._checkpoints.items() if at.topic is not None}
+        is_due = next(self._looks) % LOOKS_EACH_IDENTITY == 0
+        known = {topic: at.topic for (topic, _), at in self._checkpoints.items() if is_due and at.topic is not None}
         for topic in await asyncio.to_thread(asking.made_again, self._properties, known):
             raise HistoryGoneError(topic, 0, self._checkpoints[topic, 0].next_offset, "the topic was made again")
 
@@ -300,9 +303,8 @@ class TotalOrder:
                 taken.append((record.position, place, offset, tuple(record)))
         await self._namesakes.judge_met()
         await self._codec.warm({held[3][SCHEMA_ID] for held in taken})
-        add = self._merge.add
         for held in taken:
-            add(held[1], held)
+            self._merge.add(held[1], held)
         self._held_bytes += _size(taken)
 
     def _raise(self, message: Message, error: KafkaError) -> None:
