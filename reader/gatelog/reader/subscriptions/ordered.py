@@ -119,8 +119,7 @@ class TotalOrder:
         self._missing: set[str] = set()  # wanted topics that do not exist: they may yet hold a lower position
         self._merge = Merge(0, gapless=categories is None)
         self._has_caught_up = False
-        self._held_bytes = 0
-        self._unreadable = self._late = 0
+        self._held_bytes = self._unreadable = self._late = 0
         self._silence: _Silence | None = None
         self._lacking: dict[Place, int] = {}  # partitions that lack records before the next one, and up to where
         self._asked: set[Place] = set()  # whose end is known, and not reached yet
@@ -330,8 +329,7 @@ class TotalOrder:
             return None
 
     def _batch(self, due: Sequence[_Held]) -> Batch:
-        codec = self._codec
-        events = [RecordedEvent(held[3], codec) for held in due]
+        events = [RecordedEvent(held[3], self._codec) for held in due]
         counts = Counter(map(_place_of, due))
         last = {held[1]: held for held in due}
         self._held_bytes -= _size(due)
