@@ -30,7 +30,7 @@ async def test_from_the_relays_refusal_to_the_repair(settings: Settings, tmp_pat
 
     relay = gatelog(["relay"], env, tmp_path)
     assert relay.returncode == 8
-    assert relay.stderr.rstrip().endswith("run: gatelog reconcile")
+    assert "run: gatelog reconcile" in relay.stderr
 
     dry = gatelog(["reconcile"], env, tmp_path)
     assert dry.returncode == 8, dry.stderr

@@ -110,8 +110,8 @@ def _time(option: str, text: str) -> datetime:
         if ago := _AGO.fullmatch(text):
             return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         when = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise InvalidInputError(f"{option} {text!r}: say a time such as 2026-03-01T12:00, or 15m, 2h, 3d.") from error
+    except (ValueError, OverflowError):
+        raise InvalidInputError(f"{option} {text!r}: say a time such as 2026-03-01T12:00, or 15m, 2h, 3d.") from None
     return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
