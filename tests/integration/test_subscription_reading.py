@@ -15,6 +15,7 @@ from support.waiting import until
 
 from gatelog.core.domain import topic_of
 from gatelog.core.errors import InvalidInputError, UndecodableRecordError
+from gatelog.core.identity import Identified
 from gatelog.core.settings import Settings
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Start, Subscription
@@ -251,13 +252,13 @@ async def test_what_is_held_is_bounded_and_slow_handlers_keep_their_membership(
     assert (after.lag_positions, after.members, after.parked) == (0, (), 0)
 
 
-async def test_a_broken_header_is_found_when_it_is_looked_at(settings: Settings, producer: Producer) -> None:
+async def test_a_broken_header_is_found_when_it_is_looked_at(settings: Identified, producer: Producer) -> None:
     """It claims to be ours and says what orders it; its time is nonsense."""
     await append(producer, "Note-1", "a")
     subscription = Subscription("broken")
     assert await texts(subscription, settings, 1) == ["a"]
     headers: list[tuple[str, str | bytes | None]] = [
-        ("ce_source", f"/gatelog/{settings.store}"), ("ce_id", "x"), ("ce_type", "Noted"), ("ce_subject", "Note-1"),
+        ("ce_source", settings.source), ("ce_id", "x"), ("ce_type", "Noted"), ("ce_subject", "Note-1"),
         ("ce_time", "soon"), ("ce_streamversion", "2"), ("ce_position", "2"),
     ]  # fmt: skip
     liar = KafkaProducer(settings.kafka_properties)
