@@ -87,12 +87,13 @@ def _lie_in_wait(point: str, nth: int, number: signal.Signals) -> None:
     def wrap(owner: type, name: str, before: str | None, after: str | None) -> None:
         original: Callable[..., Any] = getattr(owner, name)
 
-        async def wrapped(*arguments: object) -> None:
+        async def wrapped(*arguments: object) -> object:
             if before is not None:
                 at(before)
-            await original(*arguments)
+            result = await original(*arguments)
             if after is not None:
                 at(after)
+            return result
 
         setattr(owner, name, wrapped)
 
