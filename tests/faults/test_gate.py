@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+from pydantic import SecretStr
 from support.appenders import Answers, answers_of, appender, stored
 from support.link import Link, link, served_at
 from support.models import Noted
@@ -230,7 +231,7 @@ async def test_appends_go_on_while_no_connection_is_to_be_had(
     dsn = settings.dsn.replace(settings.dsn[settings.dsn.index("//") : settings.dsn.index("@")], f"//{role}:x")
     try:
         others = [await asyncpg.connect(dsn) for _ in range(2)]
-        async with Producer.connect(settings.model_copy(update={"postgres_dsn": dsn})) as producer:
+        async with Producer.connect(settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})) as producer:
             writers = Writers(producer, chance)
             async with writers.writing(5):
                 await acknowledged(writers, more=100)
@@ -295,7 +296,7 @@ async def test_a_clock_that_jumps_changes_neither_order_nor_ids(
 async def networked(settings: Settings, chance: random.Random) -> AsyncIterator[tuple[Link, Settings]]:
     """A bad network, and settings by which a process at its other end finds Postgres."""
     async with link(chance) as wire, served_at(wire.address, settings.dsn) as dsn:
-        yield wire, settings.model_copy(update={"postgres_dsn": dsn})
+        yield wire, settings.model_copy(update={"postgres_dsn": SecretStr(dsn)})
 
 
 async def test_latency_loss_and_partitions_slow_appends_down_and_no_more(
