@@ -197,6 +197,7 @@ class Engine:
         partitions = [each for place in places if (each := self._partitions.get(place)) is not None]
         for partition in partitions:
             partition.is_closed = True
+        self._wake_no_more()
         await self._let_finish(partitions, 0.0)
 
     def _close_partitions(self, partitions: Sequence[Partition]) -> None:
@@ -214,11 +215,15 @@ class Engine:
         self._drop(
             lambda item: item.partition.is_closed and (item.event is None or item.offset > item.partition.upto)
         )
+        self._wake_no_more()
+        self._wake()
+
+    def _wake_no_more(self) -> None:
+        """Events of closed partitions that rest are not taken again: their places in the lanes go to others."""
         timers = self._fates.timers
         for key in [key for key, (_, partition) in timers.items() if partition.is_closed]:
             timers.pop(key)[0].cancel()
             self._fates.attempts.pop(key, None)
-        self._wake()
 
     def _drop(self, is_dropped: Callable[[Item], bool]) -> None:
         self._fates.forget(self._lanes.drop(is_dropped, self._workers.taken.__contains__))
