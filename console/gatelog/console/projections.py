@@ -107,7 +107,7 @@ def rebuild(
     rebuilding = _Rebuild(projection, settings)
     ending.leave_to_services()
     with failing.logged_as_json(json_logs):
-        _run(services.run_until_signal(rebuilding, told=ending.soon))
+        _run(services.run_until_signal(rebuilding, on_signal=ending.soon))
     if not rebuilding.is_switched:
         typer.echo(f"Stopped. Projection {projection.name!r} is as it was; run this again to go on.", err=True)
         raise typer.Exit(STOPPED)

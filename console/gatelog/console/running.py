@@ -80,7 +80,7 @@ def until_signal(json_logs: bool, *running: services.Service) -> None:
     runner = asyncio.Runner(loop_factory=loop_factory())
     try:
         with failing.logged_as_json(is_json):
-            runner.run(services.run_until_signal(*running, told=ending.soon))
+            runner.run(services.run_until_signal(*running, on_signal=ending.soon))
     finally:
         if _have_ended(runner.get_loop()):
             runner.close()

@@ -69,9 +69,9 @@ def stands(properties: dict[str, str], places: Iterable[Place]) -> dict[Place, E
     Raises:
         KafkaUnavailableError: no answer in time.
     """
-    ends = _ask(properties, dict.fromkeys(places, END), committed=False)
-    topics = ids(properties, {topic for topic, _ in ends})
-    return {place: end._replace(topic=topics.get(place[0])) for place, end in ends.items()}
+    found = _ask(properties, dict.fromkeys(places, END), committed=False)
+    topics = ids(properties, {topic for topic, _ in found})
+    return {place: end._replace(topic=topics.get(place[0])) for place, end in found.items()}
 
 
 def ids(properties: dict[str, str], topics: Iterable[str]) -> dict[str, str]:

@@ -254,6 +254,11 @@ class HistoryGoneError(GatelogError):
             "records back (`gatelog republish`), or begin behind them under another name (Start.after, start_after)."
         )
 
+    @property
+    def where(self) -> tuple[str, int, int | None]:
+        """Topic, partition and offset: to begin again helps once at each, and not twice."""
+        return self.topic, self.partition, self.offset
+
 
 class ReconcileRefusedError(GatelogError):
     """What differs between Postgres and Kafka cannot be repaired as asked. Nothing was changed."""

@@ -23,6 +23,7 @@ T = TypeVar("T")
 REQUEST_TIMEOUT_S: Final = 10.0
 _ASK_S: Final = 3.0  # for one try: a broker that is frozen answers none, and another one leads after some seconds
 _AGAIN_S: Final = 0.2
+_LOOK_BYTES: Final = 64 * 1024
 REPORT_INTERVAL_S: Final = 10.0
 RECONNECT_INTERVAL_MAX_MS: Final = 1_000  # librdkafka's 10 s would be added to every outage
 SOCKET_TIMEOUT_MS: Final = 5_000  # then a broker is taken for frozen, and others are asked; librdkafka waits for 60 s
@@ -242,6 +243,28 @@ def broker_setting(properties: dict[str, str], name: str) -> str | None:
         return str(answer.result()[name].value)
     except (KafkaException, KeyError):  # it is for a message only
         return None
+
+
+def looking(properties: dict[str, str], group: str) -> Consumer:
+    """Return a consumer for looks at single records: it fetches little, soon, and joins and commits nothing.
+
+    Raises:
+        SettingsError: librdkafka does not know a property, or its value.
+    """
+    own = client_properties(
+        properties,
+        group_id=group,
+        enable_auto_commit=False,
+        enable_partition_eof=True,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        fetch_message_max_bytes=_LOOK_BYTES,
+        queued_min_messages=1,
+        fetch_wait_max_ms=10,
+        fetch_queue_backoff_ms=0,
+    )
+    with legal(properties):
+        return Consumer(own)
 
 
 def poll(consumer: Consumer, properties: dict[str, str], wait_s: float, records_max: int) -> list[Message]:

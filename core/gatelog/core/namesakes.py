@@ -6,15 +6,12 @@ who may write could put one there.
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from gatelog.core import asking, kafka
 from gatelog.core.errors import KafkaUnavailableError, TopicError
 from gatelog.core.identity import ForeignStoreError, Identified, namesake_in
-
-_FETCH_BYTES: Final = 64 * 1024
 
 
 class Namesakes:
@@ -79,20 +76,7 @@ def owners_of(properties: dict[str, str], store: str, topics: Mapping[str, int])
     missing = {(name, partition) for name, count in topics.items() for partition in range(count)}
     if not missing:
         return owners
-    own = kafka.client_properties(
-        properties,
-        group_id="gatelog-recovery",  # never joined, never committed to
-        enable_auto_commit=False,
-        enable_partition_eof=True,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        fetch_message_max_bytes=_FETCH_BYTES,
-        queued_min_messages=1,
-        fetch_wait_max_ms=10,
-        fetch_queue_backoff_ms=0,
-    )
-    with kafka.legal(properties):
-        consumer = Consumer(own)
+    consumer = kafka.looking(properties, "gatelog-recovery")
     try:
         begins = asking.begins(properties, missing)  # the client itself would take half a second to find them
         consumer.assign([TopicPartition(*place, begin) for place, begin in begins.items()])

@@ -37,19 +37,19 @@ class _AtWork:
 at_work: Final = _AtWork()  # enter it around a call of a handler, or of a function of a projection
 
 
-async def run_until_signal(*services: Service, told: Callable[[], None] | None = None) -> None:
+async def run_until_signal(*services: Service, on_signal: Callable[[], None] | None = None) -> None:
     """Run services until SIGTERM or SIGINT, or until one of them fails; then stop all of them.
 
-    The first failure is raised after the others have stopped. One deadline holds for the whole shutdown. ``told`` is
-    called at a signal, too.
+    The first failure is raised after the others have stopped. One deadline holds for the whole shutdown.
+    ``on_signal`` is called at a signal, too.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def end() -> None:
         stop.set()
-        if told is not None:
-            told()
+        if on_signal is not None:
+            on_signal()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)

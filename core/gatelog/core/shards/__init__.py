@@ -119,18 +119,21 @@ async def refuse_other(
 
 async def key_of(connection: postgres.Connection, settings: Settings) -> UUID | None:
     """Return the key of the store that a database holds a shard of; None: it holds none."""
-    if not (await tables(connection, settings.store)).is_pinned:
-        return None
-    row = await connection.fetchrow(queries(PACKAGE, "shards.sql", settings.store)["place"])
+    row = await _place(connection, settings)
     return None if row is None or row["shard"] is None else UUID(bytes=row["store_key"].bytes)
 
 
 async def pinned_key(connection: postgres.Connection, settings: Settings) -> UUID | None:
     """Return the key that the gate's database has written down; None: none yet."""
+    row = await _place(connection, settings)
+    return None if row is None else UUID(bytes=row["store_key"].bytes)
+
+
+async def _place(connection: postgres.Connection, settings: Settings) -> asyncpg.Record | None:
+    """Return what a database has written down of what it is."""
     if not (await tables(connection, settings.store)).is_pinned:
         return None
-    row = await connection.fetchrow(queries(PACKAGE, "shards.sql", settings.store)["place"])
-    return None if row is None else UUID(bytes=row["store_key"].bytes)
+    return await connection.fetchrow(queries(PACKAGE, "shards.sql", settings.store)["place"])
 
 
 async def pin(connection: postgres.Connection, settings: Settings, number: int | None, key: UUID | None) -> UUID:

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from gatelog.core import logs
 from gatelog.core.errors import PostgresUnavailableError, UndecodableRecordError
 from gatelog.core.identity import Identified
 from gatelog.reader.subscriptions.catching_up import CatchingUp, Gone
 from gatelog.reader.subscriptions.history import History
-from gatelog.reader.subscriptions.kept_marks import KeptMarks
+from gatelog.reader.subscriptions.kept_marks import KEEP_S, KeptMarks
 from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks, Trail, begins_before_kafka
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Offsets, Place
@@ -24,8 +24,6 @@ from gatelog.reader.subscriptions.refinding import located
 from gatelog.reader.subscriptions.starts import Origin
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
-
-KEEP_S: Final = 2.0
 
 _log = logs.logger("subscription")
 

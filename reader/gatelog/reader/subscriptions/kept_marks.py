@@ -1,6 +1,7 @@
 """The marks of a group, in Postgres too: Kafka forgets them with a topic, and when a group is idle for days."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from gatelog.core import postgres
 from gatelog.core.settings import Settings
@@ -8,6 +9,8 @@ from gatelog.core.sql import queries
 from gatelog.reader.subscriptions.marks import Mark, Marks
 from gatelog.reader.subscriptions.places import Place
 from gatelog.reader.subscriptions.starts import PACKAGE
+
+KEEP_S: Final = 2.0  # between two times
 
 
 class KeptMarks:

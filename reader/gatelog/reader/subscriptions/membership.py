@@ -143,8 +143,7 @@ class Membership:
 
     def _is_new(self, failure: HistoryGoneError) -> bool:
         """Say whether joining again may help: the second time at the same place it did not."""
-        place = failure.topic, failure.partition, failure.offset
-        is_new, self._gone = place != self._gone, place
+        is_new, self._gone = failure.where != self._gone, failure.where
         return is_new
 
     async def join_again(self) -> None:

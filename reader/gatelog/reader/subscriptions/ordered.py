@@ -29,7 +29,7 @@ from gatelog.reader.subscriptions.checkpoints import Batch, Checkpoint, Move, ch
 from gatelog.reader.subscriptions.history import History
 from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET
 from gatelog.reader.subscriptions.merge import Merge, Place
-from gatelog.reader.subscriptions.refinding import located
+from gatelog.reader.subscriptions.refinding import located, missing_before
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import (
@@ -181,8 +181,8 @@ class TotalOrder:
             for place, upto in self._lacking.items():  # the index tells what to do next
                 at = replace(self._checkpoints[place], next_offset=UNKNOWN_OFFSET, epoch=None)
                 yield Batch([], {place: Move(at, 0)})
-                why = f"positions after {self._partitions[place].position:,} and up to {upto:,} are missing before it"
-                raise HistoryGoneError(*place, self._partitions[place].reached, why)
+                state = self._partitions[place]
+                raise missing_before(place, state.reached, state.position, upto)
             if not due:
                 yield Batch([], {})
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined] # public, not in its __all__
@@ -16,8 +16,6 @@ from gatelog.core.namesakes import Namesakes
 from gatelog.reader.subscriptions.marks import Mark, marks_of
 from gatelog.reader.subscriptions.places import Offsets, Place, kafka_offsets
 from gatelog.schemas.envelope import NamesakeRecordError, Record, chained, parse_record
-
-_FETCH_BYTES: Final = 64 * 1024
 
 
 class Found(NamedTuple):
@@ -37,20 +35,7 @@ class Probe:
         self._store = settings.store
         self._source = settings.source
         self._namesakes = Namesakes(settings)
-        own = kafka.client_properties(
-            self._properties,
-            group_id="gatelog-probe",  # never joined, never committed to
-            enable_auto_commit=False,
-            enable_partition_eof=True,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
-            fetch_message_max_bytes=_FETCH_BYTES,
-            queued_min_messages=1,
-            fetch_wait_max_ms=10,
-            fetch_queue_backoff_ms=0,
-        )
-        with kafka.legal(self._properties):
-            self._consumer = Consumer(own)
+        self._consumer = kafka.looking(self._properties, "gatelog-probe")
 
     def __enter__(self) -> Self:
         return self

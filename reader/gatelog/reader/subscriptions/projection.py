@@ -201,7 +201,7 @@ class Projection:
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
                 _log.info("projection.again", projection=self.name, reason=told(error))
-                before, gone = gone, (error.topic, error.partition, error.offset)
+                before, gone = gone, error.where
                 if gone == before:
                     raise  # the index was asked, and does not have it either
 

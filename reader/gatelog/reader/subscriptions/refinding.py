@@ -17,6 +17,11 @@ from gatelog.reader.subscriptions.probing import Probe
 from gatelog.reader.subscriptions.topics import Topics
 
 
+def missing_before(place: Place, offset: int | None, read: int, upto: int) -> HistoryGoneError:
+    """Return the error for a record whose predecessor is at position ``upto``, where only ``read`` was come to."""
+    return HistoryGoneError(*place, offset, f"positions after {read:,} and up to {upto:,} are missing before it")
+
+
 async def located(settings: Identified, topics: Topics, marks: Marks) -> dict[Place, Mark]:
     """Return where ``marks`` are now, with the ids of their topics; ``UNKNOWN_OFFSET`` where only the index can tell.
 

@@ -43,7 +43,7 @@ from gatelog.reader.subscriptions.merge import Place
 from gatelog.reader.subscriptions.ordered import TotalOrder
 from gatelog.reader.subscriptions.places import Batch as Arrived
 from gatelog.reader.subscriptions.places import Joining
-from gatelog.reader.subscriptions.refinding import located
+from gatelog.reader.subscriptions.refinding import located, missing_before
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -182,10 +182,8 @@ class PartitionSession(_Session):
             at, count = (moves[place].upto, moves[place].events) if place in moves else (self._checkpoints[place], 0)
             if batch.needs > at.position:
                 moves[place] = Move(replace(at, next_offset=UNKNOWN_OFFSET, epoch=None), count)
-                why = f"positions after {at.position:,} and up to {batch.needs:,} are missing before it"
-                return Batch(events, moves), HistoryGoneError(
-                    *place, batch.offsets[0] if batch.offsets else None, why
-                )
+                offset = batch.offsets[0] if batch.offsets else None
+                return Batch(events, moves), missing_before(place, offset, at.position, batch.needs)
             new = batch.events
             if new and (new[0].position or 0) <= at.position:  # the index told it
                 new = [event for event in new if event.position is not None and event.position > at.position]

@@ -25,11 +25,11 @@ from gatelog.core.settings import Settings
 from gatelog.core.telling import told
 from gatelog.reader.names import category_names, type_names
 from gatelog.reader.subscriptions.applying import is_cancelled
-from gatelog.reader.subscriptions.kept_marks import KeptMarks
+from gatelog.reader.subscriptions.kept_marks import KEEP_S, KeptMarks
 from gatelog.reader.subscriptions.marks import UNKNOWN_OFFSET, Mark, Marks, kafka_marks
 from gatelog.reader.subscriptions.membership import Membership
 from gatelog.reader.subscriptions.places import Batch, Joining, Place
-from gatelog.reader.subscriptions.refinding import located
+from gatelog.reader.subscriptions.refinding import located, missing_before
 from gatelog.reader.subscriptions.topics import Topics
 from gatelog.schemas.codec import Codec
 from gatelog.schemas.envelope import RecordedEvent
@@ -43,7 +43,6 @@ RETRY_INTERVAL_S: Final = 0.5
 TRANSACTION_TIMEOUT_MS: Final = 10_000  # after which what a dead member left open is aborted
 CALL_TIMEOUT_S: Final = 15.0
 HANG_S: Final = 5.0  # after that
-KEEP_S: Final = 2.0
 
 _log = logs.logger("transform")
 
@@ -131,7 +130,7 @@ class Transform:
                 _log.warning("transform.interrupted", transform=self.name, error=told(error))
                 await wait_any(RETRY_INTERVAL_S, stop)
             except HistoryGoneError as error:
-                before, gone = gone, (error.topic, error.partition, error.offset)
+                before, gone = gone, error.where
                 if gone == before:
                     raise  # it was looked for, and is not anywhere else
                 _log.info("transform.again", transform=self.name, reason=told(error))
@@ -200,8 +199,7 @@ class _Session:
             for batch in batches:
                 at = marks.get(batch.place) or self._marks[batch.place]
                 if at.position is not None and batch.needs > at.position:
-                    why = f"positions after {at.position:,} and up to {batch.needs:,} are missing before it"
-                    raise HistoryGoneError(*batch.place, at.offset, why)
+                    raise missing_before(batch.place, at.offset, at.position, batch.needs)
                 position = None if at.position is None else max(at.position, batch.reached)
                 marks[batch.place] = Mark(batch.next_offset, position, batch.epoch, at.topic)
             metadata = await member.group_metadata()
