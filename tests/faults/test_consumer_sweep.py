@@ -18,10 +18,10 @@ from confluent_kafka.cimpl import NewTopic
 from support.consumed import HANDLED, HEALED, POISON, Consumed, out_of
 from support.consumer_faults import SMALL, Faults
 from support.models import Noted
+from support.own import store_on
 from support.waiting import until
 from support.writers import Writers
 
-from gatelog.console.store import initialise
 from gatelog.core import kafka
 from gatelog.core.settings import Settings
 from gatelog.local import LocalServices
@@ -39,16 +39,7 @@ CATEGORIES_MAX: Final = 12
 @pytest.fixture
 async def swept(own: LocalServices) -> Settings:
     """A new store on servers of its own."""
-    found = await asyncio.to_thread(own.up)
-    settings = Settings.load(
-        store="swept",
-        home=own.home,
-        postgres_dsn=found.postgres_dsn,
-        kafka={"bootstrap.servers": found.kafka_bootstrap_servers},
-        topic_partitions=3,
-        **SMALL,
-    )
-    await initialise(settings)
+    settings = await store_on(own, **SMALL)
     made = kafka.admin(settings.kafka_properties)
     for future in made.create_topics([NewTopic(out_of(settings), num_partitions=2)]).values():
         await asyncio.to_thread(future.result, 30)

@@ -16,11 +16,11 @@ import asyncpg
 import psutil
 import pytest
 from support.kafka import records_of
+from support.own import store_on
 from support.processes import Background, background, environment
 from support.waiting import until
 from support.writers import Writers
 
-from gatelog.console.store import initialise
 from gatelog.core.settings import Settings
 from gatelog.local import LocalServices, ports
 from gatelog.local.process import wait_gone
@@ -34,17 +34,7 @@ SMALL: Final = {"outbox_segment_events": 20, "tick_events_max": 20, "outbox_snap
 @pytest.fixture
 async def swept(own: LocalServices) -> Settings:
     """A new store on them."""
-    found = await asyncio.to_thread(own.up)
-    settings = Settings.load(
-        store="swept",
-        home=own.home,
-        postgres_dsn=found.postgres_dsn,
-        kafka={"bootstrap.servers": found.kafka_bootstrap_servers},
-        topic_partitions=3,
-        **SMALL,
-    )
-    await initialise(settings)
-    return settings
+    return await store_on(own, **SMALL)
 
 
 class Faults:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -17,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # public, but 
 )
 from confluent_kafka.cimpl import NewTopic
 from support.models import Noted
+from support.parking import are_parked, ask_again, parked
 from support.processes import environment, gatelog
 from support.retention import forget, indexed
 from support.running import running
@@ -30,7 +30,7 @@ from gatelog.core.identity import Identified
 from gatelog.indexer import Indexer
 from gatelog.producer import ANY, Producer
 from gatelog.reader import Failures, Reader, Subscription
-from gatelog.reader.subscriptions.parked import ParkedEvent, parked_topic_of
+from gatelog.reader.subscriptions.parked import parked_topic_of
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
 from gatelog.schemas import NewEvent, RecordedEvent
 
@@ -54,28 +54,6 @@ async def lower_limit(settings: Identified, limit_bytes: int) -> None:
     topic = ConfigResource(ResourceType.TOPIC, parked_topic_of(settings, "s"), incremental_configs=[entry])
     for future in admin.incremental_alter_configs([topic]).values():
         await asyncio.to_thread(future.result, 30)
-
-
-def parked(settings: Identified) -> list[ParkedEvent]:
-    with ParkedTopic(settings, "s") as topic:
-        return topic.all()
-
-
-def ask_again(settings: Identified) -> None:
-    with ParkedTopic(settings, "s") as topic:
-        topic.write([(event.event_id, event.asked_again()) for event in topic.all()])
-
-
-async def are_parked(settings: Identified, count: int) -> Sequence[ParkedEvent]:
-    found: Sequence[ParkedEvent] = ()
-
-    async def asked() -> bool:
-        nonlocal found
-        found = await asyncio.to_thread(parked, settings)
-        return len(found) == count
-
-    await until(asked, f"{count} are parked")
-    return found
 
 
 class Handled:

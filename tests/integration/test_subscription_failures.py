@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 from support.models import Noted
+from support.parking import ask_again, parked
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
@@ -24,16 +25,6 @@ from gatelog.schemas import RecordedEvent
 pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 
 QUICK = Failures(attempts_max=3, first_delay_s=0.01, delay_max_s=0.02)
-
-
-def parked(settings: Identified, name: str) -> list[ParkedEvent]:
-    with ParkedTopic(settings, name) as topic:
-        return topic.all()
-
-
-def ask_again(settings: Identified, name: str) -> None:
-    with ParkedTopic(settings, name) as topic:
-        topic.write([(event.event_id, event.asked_again()) for event in topic.all()])
 
 
 class Handled:

@@ -4,27 +4,34 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from support.models import Noted
+from support.parking import parked
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
+from gatelog.core import postgres
 from gatelog.core.identity import Identified
 from gatelog.producer import Producer
 from gatelog.reader import Failures, Park, Skip, Stop, Subscription
-from gatelog.reader.subscriptions.parked import ParkedEvent
+from gatelog.reader.subscriptions.engine import Engine
+from gatelog.reader.subscriptions.events import KafkaEvent, kafka_record
+from gatelog.reader.subscriptions.group_reading import Begin
 from gatelog.reader.subscriptions.parked_topic import ParkedTopic
+from gatelog.reader.subscriptions.parker import Parker
+from gatelog.reader.subscriptions.places import Batch
+from gatelog.reader.subscriptions.work import Plan
 from gatelog.schemas import RecordedEvent
+from gatelog.schemas.codec import Codec
+from gatelog.schemas.envelope import Record
+from gatelog.schemas.registries import registry_of
 
 pytestmark = [pytest.mark.classic, pytest.mark.usefixtures("relay")]
 
 ONCE = Failures(attempts_max=1, hold_stream=False)
-
-
-def parked(settings: Identified) -> list[ParkedEvent]:
-    with ParkedTopic(settings, "s") as topic:
-        return topic.all()
 
 
 async def ran(subscription: Subscription, settings: Identified) -> None:
@@ -291,3 +298,43 @@ async def test_a_replay_of_what_cannot_be_read_is_parked_again(settings: Identif
         await holds(lambda: seen == ["text"], "the subscription goes on")
     (event,) = await asyncio.to_thread(parked, settings)
     assert event.reason.startswith("UndecodableRecordError")
+
+
+async def test_an_event_that_rests_when_its_partition_is_lost_is_not_taken_twice(settings: Identified) -> None:
+    """The partition comes back at once, with the same events; the timer of the first time adds none to them."""
+    place, handled, running, most = ("Note", 0), list[int](), 0, 0
+
+    async def slow(event: RecordedEvent) -> None:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        try:
+            if not handled and not engine.counts.failed:
+                raise ValueError("not yet")
+            await asyncio.sleep(0.2)  # longer than the rest: the timer of the first time comes due meanwhile
+            handled.append(event.version)
+        finally:
+            running -= 1
+
+    async with postgres.pool(settings.dsn, settings.store, "test", 1) as pool:
+        codec, parker = Codec(registry_of(settings, pool), register=False), Parker(settings, pool, "s", 100)
+        failures = Failures(first_delay_s=0.1, delay_max_s=0.1)
+        engine = Engine(Plan("s", settings.source, {}, slow, failures, "stream", 4, None, 1.0, 1.0), codec, parker)
+        events = [event_at(settings.source, version, codec) for version in (1, 2)]
+        for number in (1, 2):
+            await engine.assigned({place: Begin(0, 0, None)})
+            engine._accept(Batch(place, number, events, [0, 1], 2, 100))
+            engine._wake()
+            if number == 1:
+                await holds(lambda: engine.counts.failed == 1, "the first event rests")
+                await engine.lost([place])
+        await holds(lambda: len(handled) >= 2, "both are handled")
+        await engine._finish()
+        await parker.close()
+    assert (handled, most) == ([1, 2], 1)
+
+
+def event_at(source: str, version: int, codec: Codec) -> KafkaEvent:
+    """Return a note as it is read from Kafka."""
+    record = Record("Note-1", version, version, uuid4(), "Noted", datetime.now(UTC), None, None, None, None, 1, b"")
+    headers, value = kafka_record(source, record)
+    return KafkaEvent("Note-1", version, version, "Noted", 1, headers, value, source, codec)

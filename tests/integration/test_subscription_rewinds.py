@@ -1,12 +1,13 @@
 """A group whose offsets were set back handles everything again; what is parked stays so, and no event comes twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from support.models import Noted
+from support.parking import are_parked
 from support.subscribing import append, consuming, holds
 from support.waiting import until
 
@@ -27,28 +28,11 @@ def settings(settings: Identified, request: pytest.FixtureRequest) -> Identified
     return settings.model_copy(update={"subscription_protocol": request.param})
 
 
-def parked(settings: Identified) -> list[ParkedEvent]:
-    with ParkedTopic(settings, "s") as topic:
-        return topic.all()
-
-
 async def write(settings: Identified, events: Iterable[ParkedEvent], *, dropped: bool = False) -> None:
     """As ``gatelog parked replay`` and ``drop`` do."""
     with ParkedTopic(settings, "s") as topic:
         words = [(event.event_id, None if dropped else event.asked_again()) for event in events]
         await asyncio.to_thread(topic.write, words)
-
-
-async def are_parked(settings: Identified, count: int) -> Sequence[ParkedEvent]:
-    found: Sequence[ParkedEvent] = ()
-
-    async def asked() -> bool:
-        nonlocal found
-        found = await asyncio.to_thread(parked, settings)
-        return len(found) == count
-
-    await until(asked, f"{count} are parked")
-    return found
 
 
 async def set_back(settings: Identified, offset: int = 0) -> None:

@@ -121,6 +121,16 @@ async def make_again(settings: Settings, records: Sequence[Seen]) -> None:
     await asyncio.to_thread(write, settings, records)
 
 
+async def cut_to_sixty(settings: Settings) -> list[Seen]:
+    """Publish 200 events, and have their topic made again with the first 60; return the records of all."""
+    async with Producer.connect(settings) as producer:
+        await fill(producer, 200, ["Note"])
+    await publish(settings, 200)
+    records = await asyncio.to_thread(records_of, settings)
+    await make_again(settings, records[:60])
+    return records
+
+
 async def bring_together(settings: Settings) -> None:
     """Tell the indexer to go on at the ends of the topics that are there: it has what is before."""
     ends = await asyncio.to_thread(
@@ -158,11 +168,7 @@ async def test_a_topic_that_is_made_again_under_a_reader(
     """At once, and with more in it than before: the next offset of the old one is in the middle of the new."""
     settings = one_partition
     reader = Handled(kind, settings, rows)
-    async with Producer.connect(settings) as producer:
-        await fill(producer, 200, ["Note"])
-    await publish(settings, 200)
-    records = await asyncio.to_thread(records_of, settings)
-    await make_again(settings, records[:60])
+    records = await cut_to_sixty(settings)
     async with reader.running():
         await reader.has(60)
         await make_again(settings, records[60:])
@@ -201,11 +207,7 @@ async def test_records_that_a_topic_lacks_come_from_the_index(
 ) -> None:
     settings = one_partition
     reader = Handled(kind, settings, rows)
-    async with Producer.connect(settings) as producer:
-        await fill(producer, 200, ["Note"])
-    await publish(settings, 200)
-    records = await asyncio.to_thread(records_of, settings)
-    await make_again(settings, records[:60])
+    records = await cut_to_sixty(settings)
     async with reader.running():
         await reader.has(60)
     await make_again(settings, records[74:])
@@ -221,11 +223,7 @@ async def test_records_that_are_lost_in_the_middle_come_from_the_index(
     """Brokers lose an end, and the relay writes on before anybody has noticed: the topic is the same."""
     settings = one_partition
     reader = Handled(kind, settings, rows)
-    async with Producer.connect(settings) as producer:
-        await fill(producer, 200, ["Note"])
-    await publish(settings, 200)
-    records = await asyncio.to_thread(records_of, settings)
-    await make_again(settings, records[:60])
+    records = await cut_to_sixty(settings)
     await bring_together(settings)
     async with reader.running():
         await reader.has(60)
